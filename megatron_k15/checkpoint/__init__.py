@@ -1,0 +1,1 @@
+"""Checkpoints: conversion between Hugging Face and Megatron directories, resume checkpoints, Hugging Face export."""

@@ -1,0 +1,166 @@
+"""Builds what rank 0 has besides its trainer: prompts, rewards, vLLM, metrics. Whatever is wrong with the user's input
+is found here, before anything is started."""
+
+import os
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoTokenizer
+
+from megatron_k15.checkpoint.resume import find_newest
+from megatron_k15.config import Config, EngineConfig
+from megatron_k15.engines.gpu_placement import instance_gpus
+from megatron_k15.engines.plugin import VLLM_BACKENDS
+from megatron_k15.engines.pool import EnginePool
+from megatron_k15.engines.update_control import UpdateControl
+from megatron_k15.errors import ConfigError, ModelError
+from megatron_k15.event_loop import EventLoopThread
+from megatron_k15.master import Master
+from megatron_k15.metrics import MetricsWriter, Progress
+from megatron_k15.models.architecture import Architecture
+from megatron_k15.models.hf_files import HfWeights
+from megatron_k15.models.package_model import resolve_model
+from megatron_k15.parts import Parts
+from megatron_k15.prompts.prompt_set import load_prompt_sets
+from megatron_k15.rewards.score import Scorer
+from megatron_k15.trainer_group import TrainerGroup
+from megatron_k15.trainer_parts import CHECKPOINTS, engine_dtype, transfer_backend
+from megatron_k15.weight_sync import WeightSync
+
+
+class LeaderParts:
+    """Construction checks everything that can be checked; `start_engines` is the first slow thing."""
+
+    def __init__(self, config: Config, stack: ExitStack, *, config_yaml: str) -> None:
+        """
+        Args:
+            stack: gets what must be stopped or closed at the end, in reverse order.
+
+        Raises:
+            K15Error: a bad model directory, prompt file, config, or run directory.
+        """
+        self._config = config
+        self.progress = Progress()
+        self.run_dir = Path(config.run_dir)
+        self.export_dir = Path(config.checkpoint.export_dir or self.run_dir / "hf")
+        with self.progress.phase(f"reading the model {config.model.path} and the prompts"):
+            self._model_dir = resolve_model(config.model.path)
+            architecture = Architecture.from_hf(self._model_dir)
+            HfWeights.open(self._model_dir, architecture)
+            self._tokenizer = _tokenizer(self._model_dir)
+            self._prompts = load_prompt_sets(
+                config.prompts,
+                config.evaluation,
+                tokenizer=self._tokenizer,
+                chat_template=config.model.chat_template,
+                seed=config.seed,
+            )
+        _check_lengths(config, architecture)
+        self._newest = find_newest(self.run_dir / CHECKPOINTS) if config.checkpoint.resume else None
+        self._loop = stack.enter_context(EventLoopThread())
+        self._scorer = stack.enter_context(Scorer(config.reward))
+        self._metrics = stack.enter_context(
+            MetricsWriter(self.run_dir, config.metrics, resolved_config_yaml=config_yaml, say=self.progress.say)
+        )
+        self._backend = transfer_backend(config)
+        self._pool = EnginePool(
+            config.engine,
+            backend=VLLM_BACKENDS[self._backend],
+            gpus=_gpus(config.engine, self._backend),
+            model_dir=self._model_dir,
+            dtype=engine_dtype(config),
+            log_dir=self.run_dir / "logs",
+            max_concurrent=config.rollout.max_concurrent_requests,
+            request_timeout_seconds=config.rollout.request_timeout_seconds,
+            weight_timeout_seconds=config.transfer.timeout_seconds,
+        )
+        stack.callback(self._stop_engines)
+
+    def start_engines(self, on_progress: Callable[[str], None]) -> Future[None]:
+        """Start vLLM on the event loop's thread; the caller builds the trainer meanwhile."""
+
+        async def start() -> None:
+            await self._pool.start(on_progress)
+            if self._backend == "shared_memory":
+                await self._pool.init_weight_transfer({})
+
+        return self._loop.start(start())
+
+    def update_control(self) -> UpdateControl:
+        """vLLM's weight updates in the trainer's hands, for ipc and nccl."""
+        seconds, engine = self._config.transfer.timeout_seconds, self._config.engine
+        return UpdateControl(
+            self._pool,
+            lambda coroutine, waiting_for: self._loop.run(coroutine, seconds=seconds, waiting_for=waiting_for),
+            tensor_parallel_size=engine.tensor_parallel_size,
+            num_engines=engine.num_engines,
+        )
+
+    def wait_for_engines(self, starting: Future[None]) -> None:
+        limit = self._config.engine.startup_timeout_seconds + 60.0
+        self._loop.wait(starting, seconds=limit, waiting_for="vLLM to start")
+
+    def _stop_engines(self) -> None:
+        self._loop.run(self._pool.stop(), seconds=60.0, waiting_for="vLLM to stop")
+
+    def parts(self, trainers: TrainerGroup) -> Parts:
+        config = self._config
+        sync = WeightSync(trainers, self._pool, self._loop, self.progress, config.transfer, dtype=engine_dtype(config))
+        return Parts(
+            prompts=self._prompts,
+            pool=self._pool,
+            scorer=self._scorer,
+            trainers=trainers,
+            sync=sync,
+            metrics=self._metrics,
+            progress=self.progress,
+            loop=self._loop,
+            decode=lambda token_ids: self._tokenizer.decode(token_ids, skip_special_tokens=True),
+        )
+
+    def resume(self, master: Master, trainers: TrainerGroup) -> None:
+        """Continue from the newest good checkpoint of the run directory, where there is one."""
+        if self._newest is None:
+            return
+        with self.progress.phase(f"resuming from {self._newest}"):
+            master.load_state(trainers.load(str(self._newest)))
+        self.progress.say(f"continuing after iteration {master.iteration} of {self._config.num_iterations}")
+
+
+def _tokenizer(model_dir: Path) -> Any:
+    try:
+        return AutoTokenizer.from_pretrained(model_dir)
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"a model directory needs a tokenizer that transformers loads; {model_dir}: {error}"
+        ) from error
+
+
+def _gpus(engine: EngineConfig, backend: str) -> list[tuple[int, ...]] | None:
+    """Each vLLM instance's GPUs; None on CPUs."""
+    if not torch.cuda.is_available():
+        return None
+    sizes = {"num_gpus": torch.cuda.device_count(), "num_local_ranks": int(os.environ.get("LOCAL_WORLD_SIZE", "1"))}
+    return [
+        instance_gpus(index, engine.tensor_parallel_size, backend=backend, **sizes)
+        for index in range(engine.num_engines)
+    ]
+
+
+def _check_lengths(config: Config, architecture: Architecture) -> None:
+    """The longest prompt plus the longest response must fit, in vLLM and in the model."""
+    longest = config.prompts.max_prompt_tokens + config.rollout.max_response_tokens
+    if longest > config.engine.max_model_len:
+        raise ConfigError(
+            f"prompts.max_prompt_tokens ({config.prompts.max_prompt_tokens}) + rollout.max_response_tokens "
+            f"({config.rollout.max_response_tokens}) must fit into engine.max_model_len ({config.engine.max_model_len})"
+        )
+    if config.engine.max_model_len > architecture.max_positions:
+        raise ConfigError(
+            f"engine.max_model_len ({config.engine.max_model_len}) must not exceed the model's longest sequence, "
+            f"{architecture.max_positions}"
+        )

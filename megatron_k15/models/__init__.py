@@ -1,0 +1,1 @@
+"""Models: what Hugging Face calls them, what megatron-core calls them, and the one table between the two."""

@@ -1,0 +1,116 @@
+"""Trajectories of one prompt → a scored `Group`: verdicts first, then the terms of the reward."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+from megatron_k15.config import RewardConfig
+from megatron_k15.errors import RewardError
+from megatron_k15.rewards.answers import extract_answer
+from megatron_k15.rewards.math_equality import exactly_equal
+from megatron_k15.rewards.terms import JudgedGroup, Term, reward_terms
+from megatron_k15.rewards.workers import WorkerPool
+from megatron_k15.types import Group, Prompt, Score, Trajectory
+
+GYM_PREFIX = "reasoning_gym:"
+
+
+class Scorer:
+    """`await score(prompt, trajectories, iteration)`; a context manager that owns the worker processes.
+
+    Args:
+        extra_terms: terms besides those that the configuration turns on, by name.
+    """
+
+    def __init__(self, config: RewardConfig, extra_terms: Mapping[str, Term] | None = None) -> None:
+        self._config = config
+        self._terms = {**reward_terms(config), **(extra_terms or {})}
+        self._pool = WorkerPool(config.num_workers, config.timeout_seconds)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._pool.close()
+
+    @property
+    def num_timeouts(self) -> int:
+        """Answers that counted as wrong because judging them took too long."""
+        return self._pool.num_timeouts
+
+    @property
+    def num_worker_deaths(self) -> int:
+        return self._pool.num_deaths
+
+    async def score(self, prompt: Prompt, trajectories: Sequence[Trajectory], iteration: int) -> Group:
+        """Judge the responses to one prompt and compute their rewards.
+
+        Args:
+            trajectories: the k responses; the length reward compares them with one another.
+
+        Raises:
+            RewardError: the prompt's task has no verifier here, or a worker could not be started.
+        """
+        texts = [trajectory.text for trajectory in trajectories]
+        correct, well_formed = await asyncio.gather(self._correct(prompt, texts), self._well_formed(texts))
+        group = JudgedGroup(
+            prompt=prompt,
+            trajectories=tuple(trajectories),
+            correct=tuple(correct),
+            well_formed=tuple(well_formed),
+            iteration=iteration,
+        )
+        parts = {name: term(group) for name, term in self._terms.items()}
+        scores = tuple(
+            _score(right, {name: values[index] for name, values in parts.items()})
+            for index, right in enumerate(correct)
+        )
+        return Group(prompt=prompt, trajectories=group.trajectories, scores=scores)
+
+    async def _correct(self, prompt: Prompt, texts: Sequence[str]) -> list[bool]:
+        answers = [extract_answer(text, self._config.answer_extraction) for text in texts]
+        # Responses to one prompt often give the same answer: each is judged once.
+        different = list(dict.fromkeys(answers))
+        verdicts = await asyncio.gather(*(self._judge(prompt, answer) for answer in different))
+        by_answer = dict(zip(different, verdicts, strict=True))
+        return [by_answer[answer] for answer in answers]
+
+    async def _judge(self, prompt: Prompt, answer: str | None) -> bool:
+        if answer is None:
+            return False
+        reference = prompt.answer.strip()
+        if prompt.task == "math":
+            decided = exactly_equal(answer, reference)
+            if decided is not None:
+                return decided
+            return await self._pool.judge({"kind": "math", "given": answer, "reference": reference})
+        if prompt.task.startswith(GYM_PREFIX):
+            if answer == reference:
+                return True
+            return await self._pool.judge(_gym_job(prompt, answer))
+        raise RewardError(f"prompt {prompt.id}: task must be math or reasoning_gym:NAME, got {prompt.task!r}")
+
+    async def _well_formed(self, texts: Sequence[str]) -> list[bool]:
+        pattern = self._config.format_pattern
+        if not pattern:
+            return [True] * len(texts)
+        jobs = ({"kind": "pattern", "pattern": pattern, "text": text} for text in texts)
+        return await asyncio.gather(*(self._pool.judge(job) for job in jobs))
+
+
+def _gym_job(prompt: Prompt, answer: str) -> dict[str, Any]:
+    return {
+        "kind": "reasoning_gym",
+        "task": prompt.task.removeprefix(GYM_PREFIX),
+        "given": answer,
+        "reference": prompt.answer,
+        "question": prompt.text,
+        "metadata": dict(prompt.metadata),
+    }
+
+
+def _score(correct: bool, parts: Mapping[str, float]) -> Score:
+    return Score(reward=sum(parts.values()), correct=correct, parts=parts)

@@ -1,0 +1,1 @@
+"""Responses to prompts: requests to vLLM out, trajectories in (§2.6.1)."""

@@ -1,0 +1,118 @@
+"""Reinforcement learning as in §2.3 and §2.6: the entry point.
+
+    torchrun --nproc-per-node N -m megatron_k15.train_rl --config FILE [key=value …] [--dry-run]
+
+Builds the parts of one rank, then rank 0 runs the master and the others serve its calls.
+"""
+
+import argparse
+import os
+import signal
+import sys
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from megatron_k15.config import Config, load_config, to_yaml
+from megatron_k15.errors import K15Error
+
+if TYPE_CHECKING:
+    from megatron_k15.parallel.context import ParallelContext
+
+INTERRUPTED = 130
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="megatron_k15.train_rl", description="RL on megatron-core and vLLM.")
+    parser.add_argument("--config", help="a YAML file; see examples/")
+    parser.add_argument("--dry-run", action="store_true", help="print the resolved config and the plan, start nothing")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="overrides, e.g. train.tau=0.05")
+    options = parser.parse_intermixed_args(arguments)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _interrupt)
+    try:
+        config = load_config(options.config, options.overrides)
+        if options.dry_run:
+            _print_plan(config)
+        else:
+            run(config)
+    except K15Error as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return 1
+    except KeyboardInterrupt:
+        if os.environ.get("RANK", "0") == "0":
+            print("interrupted: vLLM is stopped, shared memory is cleared", file=sys.stderr, flush=True)
+        return INTERRUPTED
+    return 0
+
+
+def _interrupt(signum: int, frame: Any) -> NoReturn:
+    """Ctrl-C, or torchrun's SIGTERM: unwind once. torchrun sends both, and the second must not cut the first short."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+def _print_plan(config: Config) -> None:
+    from megatron_k15.models.architecture import Architecture
+    from megatron_k15.models.mapping import num_parameters
+    from megatron_k15.models.package_model import resolve_model
+    from megatron_k15.parallel.platform import resolve_dtype
+    from megatron_k15.plan import describe_plan
+
+    architecture = Architecture.from_hf(resolve_model(config.model.path))
+    print(
+        describe_plan(
+            config,
+            architecture,
+            world_size=int(os.environ.get("WORLD_SIZE", "1")),
+            dtype=resolve_dtype(config.model.dtype),
+            num_parameters=num_parameters(architecture),
+        )
+    )
+
+
+def run(config: Config) -> None:
+    """One rank's part of a run, from start to end."""
+    from megatron_k15.parallel.context import initialize
+
+    with initialize(config.parallel, seed=config.seed, timeout_seconds=config.wait_timeout_seconds) as context:
+        if context.rank == 0:
+            _lead(config, context)
+        else:
+            _serve(config, context)
+
+
+def _serve(config: Config, context: "ParallelContext") -> None:
+    from megatron_k15.trainer_group import TrainerGroup
+    from megatron_k15.trainer_parts import build_worker
+
+    with ExitStack() as stack:
+        worker = build_worker(config, context, stack)
+        TrainerGroup(worker, wait_timeout_seconds=config.wait_timeout_seconds).serve()
+
+
+def _lead(config: Config, context: "ParallelContext") -> None:
+    """Rank 0: start vLLM and the trainer side by side, then run the master."""
+    from megatron_k15.leader_parts import LeaderParts
+    from megatron_k15.master import Master
+    from megatron_k15.trainer_group import TrainerGroup
+    from megatron_k15.trainer_parts import build_worker
+
+    with ExitStack() as stack:
+        leader = LeaderParts(config, stack, config_yaml=to_yaml(config))
+        with leader.progress.phase("starting vLLM and the trainer") as update:
+            starting = leader.start_engines(update)
+            worker = build_worker(config, context, stack, leader.update_control())
+            trainers = TrainerGroup(worker, wait_timeout_seconds=config.wait_timeout_seconds)
+            stack.callback(trainers.stop)
+            leader.wait_for_engines(starting)
+        master = Master(config, leader.parts(trainers))
+        leader.resume(master, trainers)
+        master.run()
+        with leader.progress.phase(f"writing the Hugging Face checkpoint to {leader.export_dir}"):
+            trainers.export(str(leader.export_dir))
+        leader.progress.say(f"done: {leader.export_dir} loads in transformers and vLLM")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

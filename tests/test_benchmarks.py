@@ -1,0 +1,69 @@
+"""Each benchmark runs on a tiny model and prints one JSON line with figures that can be true. No time is asserted."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import tiny_tensors
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+SMALL_TRAINER = ("--num-sequences", "3", "--num-prompts", "2", "--responses-per-prompt", "2")
+SMALL_ITERATION = ("--num-prompts", "2", "--responses-per-prompt", "2", "--response-tokens", "6")
+
+
+def _run(name: str, *arguments: object) -> dict:
+    """Its JSON line; anything else on standard output fails."""
+    command = [sys.executable, "-W", "ignore", str(BENCHMARKS / name), "--repeats", "1", *map(str, arguments)]
+    environment = {**os.environ, "PYTHONPATH": str(BENCHMARKS.parent)}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    (line,) = done.stdout.splitlines()
+    return json.loads(line)
+
+
+def _positive(values: dict[str, float]) -> bool:
+    return bool(values) and all(math.isfinite(value) and value >= 0 for value in values.values())
+
+
+def test_trainer_throughput(tiny_model_dir):
+    result = _run("trainer_throughput.py", "--model", tiny_model_dir, "--dtype", "bf16", *SMALL_TRAINER)
+    assert result["dtype"] == "bf16"
+    assert result["mixed"]["num_sequences"] == 3
+    assert result["mixed"]["num_tokens"] == 32 + 144 + 256
+    assert result["shared"]["num_sequences"] == 4
+    for name in ("mixed", "shared"):
+        seconds = result[name]["seconds"]
+        assert _positive(seconds)
+        assert result[name]["ratio"] == pytest.approx(seconds["transformers"] / seconds["trainer"], rel=0.1)
+
+
+def test_weight_publish(tiny_model_dir):
+    result = _run("weight_publish.py", "--model", tiny_model_dir)
+    seconds = result["seconds"]
+    assert _positive(seconds)
+    assert result["ratio"] == pytest.approx(seconds["publish"] / seconds["vllm_reload"], rel=0.1)
+    assert result["bytes"] == sum(tensor.numel() * 4 for tensor in tiny_tensors(tiny_model_dir).values())
+    assert seconds["publish"] >= seconds["publish_load"]
+
+
+def test_rl_iteration(tiny_model_dir):
+    result = _run("rl_iteration.py", "--model", tiny_model_dir, *SMALL_ITERATION)
+    seconds = result["seconds"]
+    assert _positive(seconds)
+    assert result["num_response_tokens"] == 2 * 2 * 6
+    phases = sum(seconds[name] for name in ("ours_rollout", "ours_train", "ours_publish"))
+    assert seconds["ours"] == pytest.approx(phases, rel=0.05)
+    assert seconds["floor"] == pytest.approx(seconds["floor_generate"] + seconds["floor_train"], rel=0.05)
+    assert result["ratio"] == pytest.approx(seconds["ours"] / seconds["floor"], rel=0.05)
+
+
+def test_convert(tiny_model_dir, tmp_path):
+    result = _run("convert.py", "--model", tiny_model_dir, "--work", tmp_path)
+    assert _positive(result["seconds"])
+    assert result["bytes"] == (tiny_model_dir / "model.safetensors").stat().st_size
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,47 @@
+#!/usr/bin/env bash
+# Build .venv from requirements/cpu.lock. Run by `make`; a second run finds .venv/.ready and does nothing.
+# Needs Python 3.11; as root on Debian it adds missing system packages itself.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+say() { printf '[set-up] %s\n' "$*"; }
+
+python=${K15_PYTHON:-python3.11}
+command -v "$python" >/dev/null || python=python3
+"$python" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || {
+  say "Python 3.11 is needed, found $("$python" --version 2>&1). Name another one with K15_PYTHON=/path/to/python3.11."
+  exit 1
+}
+
+missing=()
+ldconfig -p | grep -q 'libnuma\.so\.1' || missing+=(libnuma1)                       # vLLM's CPU library links it
+"$python" -c 'import ensurepip' 2>/dev/null || missing+=(python3.11-venv)
+"$python" -c 'import os, sysconfig, sys; sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))' \
+  || missing+=(python3.11-dev)                                                     # csrc's bindings include it
+if ((${#missing[@]})); then
+  say "installing system packages: ${missing[*]}"
+  if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+    say "cannot: that needs root and apt-get. Install them by hand and run this again."
+    exit 1
+  fi
+  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+fi
+
+[ -x .venv/bin/python ] || { say "creating .venv"; "$python" -m venv .venv; }
+rm -f .venv/.ready
+pip=(.venv/bin/python -m pip --disable-pip-version-check)
+install=("${pip[@]}" install --quiet --no-deps --no-compile)
+
+torch=$(grep '^torch==' requirements/cpu.lock)
+say "installing $torch"
+"${install[@]}" "$torch" 2>/dev/null || {
+  say "the configured package index has no $torch; adding PyTorch's CPU index"
+  "${install[@]}" --extra-index-url https://download.pytorch.org/whl/cpu "$torch"
+}
+say "installing $(grep -c '==' requirements/cpu.lock) pinned packages (one to three minutes)"
+"${install[@]}" -r requirements/cpu.lock 2> >(grep -v 'is ignored: it is neither a file nor a directory' >&2)
+"${install[@]}" --no-build-isolation -e . 2> >(grep -v 'is ignored: it is neither' >&2)
+say "compiling Python files"
+.venv/bin/python -m compileall -q -j 0 .venv/lib/python3.11/site-packages >/dev/null 2>&1 || true
+touch .venv/.ready
+say "done"
