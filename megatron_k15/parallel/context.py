@@ -99,8 +99,8 @@ def _join(platform: Platform, timeout_seconds: float) -> None:
         first_line = str(error).strip().splitlines()[0]
         raise ConfigError(
             f"rank {os.environ['RANK']} of {os.environ['WORLD_SIZE']} must meet the others at {address} (MASTER_ADDR "
-            f"and MASTER_PORT, set by torchrun): {first_line}. If another program has the port, choose one with torchrun "
-            "--master-port, or let torchrun choose with --standalone"
+            f"and MASTER_PORT, set by torchrun): {first_line}. If another program has the port, choose one with "
+            "torchrun --master-port, or let torchrun choose with --standalone"
         ) from error
 
 
