@@ -82,7 +82,7 @@ def _config(arguments: argparse.Namespace, run_dir: Path) -> Config:
         ),
         engine=EngineConfig(max_model_len=MAX_PROMPT_TOKENS + arguments.response_tokens),
         checkpoint=CheckpointConfig(resume=False),
-        metrics=MetricsConfig(tensorboard=False),
+        metrics=MetricsConfig(tensorboard=False, wandb="off"),
     )
 
 

@@ -307,8 +307,8 @@ class CheckpointConfig:
 @dataclass(frozen=True, kw_only=True)
 class MetricsConfig:
     tensorboard: bool = True
-    wandb: str = "off"
-    """`off`, `offline` or `online`."""
+    wandb: str = "offline"
+    """`offline` (files below the run's directory), `online`, or `off`."""
     wandb_project: str = "megatron_k15"
     num_samples_saved: int = 8
     """Trajectories written per iteration with their rewards; 0 saves none."""

@@ -49,6 +49,7 @@ def tiny_overrides(model_dir: Path, directory: Path) -> list[str]:
         "engine.health_interval_seconds=0.5",
         "evaluation.num_prompts=4",
         "metrics.tensorboard=false",
+        "metrics.wandb=off",
     ]
 
 

@@ -23,7 +23,7 @@ def commands() -> list[str]:
 
 
 def write_run(folder: Path, text: str) -> None:
-    config = MetricsConfig(tensorboard=False, num_samples_saved=3)
+    config = MetricsConfig(tensorboard=False, wandb="off", num_samples_saved=3)
     with MetricsWriter(folder, config, resolved_config_yaml="", say=lambda line: None) as writer:
         for iteration in range(2):
             groups = [group(f"{name}{iteration}", [text, "18"]) for name in "ab"]

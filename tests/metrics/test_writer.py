@@ -12,7 +12,7 @@ from megatron_k15.config import MetricsConfig
 from megatron_k15.metrics import MetricsWriter, wandb_feed
 from tests.metrics.groups import group
 
-PLAIN = MetricsConfig(tensorboard=False)
+PLAIN = MetricsConfig(tensorboard=False, wandb="off")
 VALUES = {
     "reward/mean": 0.25,
     "reward/accuracy": 0.5,
@@ -91,7 +91,7 @@ def test_an_evaluation_before_the_resumed_iteration_stays(tmp_path: Path) -> Non
 def test_samples_are_spread_over_the_groups(tmp_path: Path) -> None:
     groups = [group(name, ["one", "two\x00\ud800", "three"]) for name in "abcd"]
     for count, expected in [(4, "abcd"), (2, "ac"), (6, "aabccd")]:
-        config = MetricsConfig(tensorboard=False, num_samples_saved=count)
+        config = MetricsConfig(tensorboard=False, wandb="off", num_samples_saved=count)
         with MetricsWriter(tmp_path / str(count), config, resolved_config_yaml="", say=lambda line: None) as writer:
             writer.write(0, {}, groups)
         lines = (tmp_path / str(count) / "samples" / "iteration_00000.jsonl").read_text().splitlines()
@@ -103,15 +103,15 @@ def test_samples_are_spread_over_the_groups(tmp_path: Path) -> None:
 
 
 def test_no_samples_are_saved_when_none_are_asked_for(tmp_path: Path) -> None:
-    config = MetricsConfig(tensorboard=False, num_samples_saved=0)
+    config = MetricsConfig(tensorboard=False, wandb="off", num_samples_saved=0)
     with MetricsWriter(tmp_path, config, resolved_config_yaml="", say=lambda line: None) as writer:
         writer.write(0, {}, [group("a", ["x"])])
     assert not (tmp_path / "samples").exists()
 
 
 def test_tensorboard_shows_the_resumed_run(tmp_path: Path) -> None:
-    write(tmp_path, 0, 5, MetricsConfig())
-    write(tmp_path, 3, 6, MetricsConfig())
+    write(tmp_path, 0, 5, MetricsConfig(wandb="off"))
+    write(tmp_path, 3, 6, MetricsConfig(wandb="off"))
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     curve = [(event.step, round(event.value, 3)) for event in events.Scalars("reward/mean")]
     assert curve == [(0, 0.0), (1, 0.1), (2, 0.2), (3, 3.3), (4, 3.4), (5, 3.5)]
@@ -119,7 +119,7 @@ def test_tensorboard_shows_the_resumed_run(tmp_path: Path) -> None:
 
 def test_wandb_writes_an_offline_run(tmp_path: Path) -> None:
     lines: list[str] = []
-    config = MetricsConfig(tensorboard=False, wandb="offline")
+    config = MetricsConfig(tensorboard=False)  # offline is the default
     with MetricsWriter(tmp_path, config, resolved_config_yaml="seed: 0\n", say=lines.append) as writer:
         writer.write(0, {"reward/mean": math.nan, "a": 0.5}, [])
     assert [line for line in lines if "wandb" in line] == []
