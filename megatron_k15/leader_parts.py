@@ -128,7 +128,13 @@ class LeaderParts:
             return
         with self.progress.phase(f"resuming from {self._newest}"):
             master.load_state(trainers.load(str(self._newest)))
-        self.progress.say(f"continuing after iteration {master.iteration} of {self._config.num_iterations}")
+        if master.iteration >= self._config.num_iterations:
+            self.progress.say(
+                f"nothing is left to train: this run has its {self._config.num_iterations} iterations. Raise "
+                "num_iterations to go on, or start anew with checkpoint.resume=false or another run_dir"
+            )
+        else:
+            self.progress.say(f"continuing after iteration {master.iteration} of {self._config.num_iterations}")
 
 
 def _tokenizer(model_dir: Path) -> Any:

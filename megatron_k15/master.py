@@ -56,7 +56,10 @@ class Master:
     def run(self) -> None:
         """Evaluate, iterate, evaluate; a checkpoint every so often."""
         started = time.monotonic()
-        self.parts.sync.publish(version=self.iteration, probe=probe_of_prompts(self.parts.prompts.train[:PROBED]))
+        gap = self.parts.sync.publish(version=self.iteration, probe=probe_of_prompts(self.parts.prompts.train[:PROBED]))
+        self.parts.progress.say(
+            f"trainer and vLLM agree: mean |logprob difference| {gap.mean:.1e} nats over {gap.num_tokens} tokens"
+        )
         if self.iteration == 0:
             self.first_evaluation = self._evaluate("before training")
         while self.iteration < self.config.num_iterations:
