@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -364,7 +365,8 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> Confi
     """
     try:
         given = OmegaConf.load(path) if path else OmegaConf.create({})
-        merged = OmegaConf.merge(_schema(Config), given, OmegaConf.from_dotlist(list(overrides)))
+        chosen = OmegaConf.merge(given, OmegaConf.from_dotlist(list(overrides)))
+        merged = OmegaConf.merge(_schema(Config), _off_as_text(OmegaConf.to_container(chosen), Config))
         config = OmegaConf.to_object(merged)
     except FileNotFoundError as error:
         raise ConfigError(f"--config must name a YAML file; {path} does not exist") from error
@@ -377,6 +379,21 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> Confi
 def to_yaml(config: Config) -> str:
     """The resolved config, in the form `load_config` reads."""
     return OmegaConf.to_yaml(OmegaConf.create(asdict(config)))
+
+
+def _off_as_text(given: Any, cls: type) -> Any:
+    """YAML reads `off` and `on` as booleans; where a field holds text they are meant as written."""
+    if not isinstance(given, dict):
+        return given
+    types = {item.name: item.type for item in fields(cls)}
+
+    def one(name: Any, value: Any) -> Any:
+        wanted = types.get(name)
+        if isinstance(wanted, type) and is_dataclass(wanted):
+            return _off_as_text(value, wanted)
+        return ("on" if value else "off") if wanted is str and isinstance(value, bool) else value
+
+    return {name: one(name, value) for name, value in given.items()}
 
 
 def _schema(cls: type) -> DictConfig:

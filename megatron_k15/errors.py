@@ -3,6 +3,11 @@
 Invariants of our own are `assert`ed; these classes are for bad input and failing parts.
 """
 
+import json
+import os
+import time
+from pathlib import Path
+
 
 class K15Error(Exception):
     """Root of every error that the programs print as one line instead of a traceback."""
@@ -36,5 +41,22 @@ class RewardError(K15Error):
     """A reward worker could not be used."""
 
 
+class PeerError(K15Error):
+    """Another rank failed first; the message is its reason."""
+
+
 class WaitTimeoutError(K15Error, TimeoutError):
     """A wait reached its limit; the message names what it waited for."""
+
+
+def leave_for_torchrun(text: str) -> bool:
+    """Leave why this rank fails where torchrun looks for it, so that its last lines say it; False where there is no
+    torchrun. Without that file they are a traceback of torchrun's own and a link.
+    """
+    file = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if not file:
+        return False
+    # torchrun shows `py_callstack`, and takes the earliest of all ranks' files for the cause (torch 2.13).
+    details = {"py_callstack": text, "timestamp": str(int(time.time()))}
+    Path(file).write_text(json.dumps({"message": {"message": text, "extraInfo": details}}), encoding="utf-8")
+    return True

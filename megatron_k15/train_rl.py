@@ -9,16 +9,26 @@ import argparse
 import os
 import signal
 import sys
+import traceback
+import warnings
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from megatron_k15.config import Config, load_config, to_yaml
-from megatron_k15.errors import K15Error
+from megatron_k15.errors import K15Error, leave_for_torchrun
 
 if TYPE_CHECKING:
     from megatron_k15.parallel.context import ParallelContext
 
 INTERRUPTED = 130
+
+EXPECTED_WARNINGS = (
+    "(Transformer Engine and )?Apex (is|are) not installed",  # optional; where a GPU needs one, we refuse ourselves
+    "full scope is deprecated",  # megatron-core 0.16.1 on its own default
+    "The .grad attribute of a Tensor that is not a leaf",  # its distributed optimizer looks at every shard's
+    ".*torch.distributed.* is deprecated",  # its calls, torch 2.13's new names
+)
+"""Of the pinned libraries about each other, nothing a user can act on: each would be printed at every start."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -29,6 +39,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_intermixed_args(arguments)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _interrupt)
+    for message in EXPECTED_WARNINGS:
+        warnings.filterwarnings("ignore", message)
     try:
         config = load_config(options.config, options.overrides)
         if options.dry_run:
@@ -36,13 +48,23 @@ def main(arguments: list[str] | None = None) -> int:
         else:
             run(config)
     except K15Error as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
+        told = leave_for_torchrun(f"error: {error}")
+        # Under torchrun the other ranks' words are in its summary: thousands of them would hide rank 0's.
+        if _is_first_rank() or not told:
+            print(f"error: {error}", file=sys.stderr, flush=True)
         return 1
     except KeyboardInterrupt:
-        if os.environ.get("RANK", "0") == "0":
+        if _is_first_rank():
             print("interrupted: vLLM is stopped, shared memory is cleared", file=sys.stderr, flush=True)
         return INTERRUPTED
+    except Exception:
+        leave_for_torchrun(traceback.format_exc())
+        raise
     return 0
+
+
+def _is_first_rank() -> bool:
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _interrupt(signum: int, frame: Any) -> NoReturn:

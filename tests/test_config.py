@@ -18,6 +18,15 @@ def test_yaml_and_overrides_merge(tmp_path: Path) -> None:
     assert config.prompts.reasoning_gym == {"chain_sum": {"max_terms": 2}}
 
 
+def test_off_is_a_word(tmp_path: Path) -> None:
+    """YAML takes `off` for false, from a file and from the command line."""
+    file = tmp_path / "run.yaml"
+    file.write_text("train:\n  importance_correction: off\n")
+    config = load_config(file, ["metrics.wandb=off", "metrics.tensorboard=off"])
+    assert (config.train.importance_correction, config.metrics.wandb) == ("off", "off")
+    assert config.metrics.tensorboard is False
+
+
 def test_what_is_printed_reads_back_the_same(tmp_path: Path) -> None:
     config = load_config(None, ["train.tau=0.25", "prompts.files=[a.jsonl]", "parallel.tensor_parallel_size=2"])
     file = tmp_path / "resolved.yaml"

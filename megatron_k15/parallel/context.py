@@ -16,6 +16,7 @@ from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
 from megatron_k15.config import ParallelConfig
 from megatron_k15.errors import ConfigError
 from megatron_k15.parallel.cpu_megatron import redirect_cuda
+from megatron_k15.parallel.first_failure import first_failure
 from megatron_k15.parallel.platform import Platform, choose_platform
 
 
@@ -50,6 +51,7 @@ def initialize(config: ParallelConfig, *, seed: int, timeout_seconds: float = 60
     """Join the run torchrun started (or make a run of one rank) and build the groups; leave both at the end.
 
     Raises:
+        PeerError: inside, where another rank failed first.
         ConfigError: tensor x pipeline does not divide the number of ranks, or the ranks do not find each other.
     """
     platform = _prepare_platform()
@@ -71,7 +73,8 @@ def initialize(config: ParallelConfig, *, seed: int, timeout_seconds: float = 60
     )
     model_parallel_cuda_manual_seed(seed)
     try:
-        yield _context(config)
+        with first_failure():
+            yield _context(config)
     finally:
         parallel_state.destroy_model_parallel()
         if started_here:

@@ -10,11 +10,13 @@
 | `Tensor.type() == "torch.cuda.FloatTensor"`                  | answers the CUDA name  | optimizer's type switch   |
 | `torch.cuda.get_rng_state`, `set_rng_state`, `manual_seed`   | the CPU generator      | TP RNG tracker, recompute |
 | `pin_memory=True`                                            | dropped                | rope, dynamic shapes      |
+| the advice to set `CUDA_DEVICE_MAX_CONNECTIONS`              | not printed            | sequence parallel layers  |
 
 `redirect_cuda()` is called once by `parallel.context.initialize`, and only where no GPU is present.
 """
 
 import contextlib
+import warnings
 from typing import Any
 
 import torch
@@ -72,6 +74,7 @@ def redirect_cuda() -> None:
         raise RuntimeError("redirect_cuda is for machines without a GPU")
     _redirect_functions()
     _redirect_tensors()
+    warnings.filterwarnings("ignore", "When using sequence parallelism it is recommended to set the environment variable")
     mode = _CudaArgumentsToCpu()
     mode.__enter__()
     _installed.append(mode)
