@@ -4,6 +4,7 @@ import json
 import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import torch
@@ -13,7 +14,7 @@ from megatron_k15.config import EngineConfig
 from megatron_k15.engines.pool import EnginePool
 from megatron_k15.event_loop import EventLoopThread
 from megatron_k15.transfer.probe import LIMITS, logprob_gap
-from tests.launch import ROOT
+from tests.documents import ROOT, code_blocks
 
 SMALL = (
     "num_iterations=2",
@@ -39,6 +40,7 @@ def test_the_quickstart_trains_and_leaves_a_model_that_others_load(tmp_path: Pat
     assert all(float(gap) < LIMITS["fp32"] for gap in (before, *after))
     assert list((run_dir / "tensorboard").iterdir())
     assert list((run_dir / "wandb").glob("offline-run-*"))
+    _run_readme_commands(run_dir, tmp_path)
     _check_both_load(run_dir / "hf", tmp_path / "logs")
 
 
@@ -56,6 +58,25 @@ def _quickstart(run_dir: Path) -> str:
     )
     assert result.returncode == 0, (result.stdout + result.stderr)[-6000:]
     return result.stdout
+
+
+def _run_readme_commands(run_dir: Path, folder: Path) -> None:
+    """What the README does with the run afterwards, on this run."""
+    (block,) = code_blocks("README.md", "bash")
+    command = block.replace("runs/quickstart", str(run_dir)).replace("curves.png", str(folder / "curves.png"))
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    result = subprocess.run(
+        ["bash", "-euc", command],
+        cwd=ROOT,
+        env={**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "finish reason:" in result.stdout
+    assert (folder / "curves.png").exists()
 
 
 def _check_both_load(exported: Path, log_dir: Path) -> None:

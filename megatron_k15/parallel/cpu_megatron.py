@@ -74,7 +74,9 @@ def redirect_cuda() -> None:
         raise RuntimeError("redirect_cuda is for machines without a GPU")
     _redirect_functions()
     _redirect_tensors()
-    warnings.filterwarnings("ignore", "When using sequence parallelism it is recommended to set the environment variable")
+    warnings.filterwarnings(
+        "ignore", "When using sequence parallelism it is recommended to set the environment variable"
+    )
     mode = _CudaArgumentsToCpu()
     mode.__enter__()
     _installed.append(mode)
