@@ -28,7 +28,9 @@ class MicroBatch:
     rows_N: Tensor
     targets_N: Tensor
     sequence_N: Tensor
-    """Which of the pack's S sequences the token belongs to."""
+    """Which of the pack's S sequences the token belongs to; ascending."""
+    bounds: Tensor
+    """[S + 1]: sequence j's tokens are bounds[j] to bounds[j + 1] of the N."""
     behaviour_N: Tensor
     """fp32: logprobs under the policy that sampled."""
     advantages_S: Tensor
@@ -55,7 +57,7 @@ class MicroBatch:
         chosen = [sequences[index] for index in sources]
         pieces, places = _pieces(chosen, share_prompts=share_prompts)
         tokens = PackedTokens.pack(pieces, num_tokens=num_tokens, device=device)
-        rows, targets, owners, behaviour = [], [], [], []
+        rows, targets, owners, behaviour, bounds = [], [], [], [], [0]
         for owner, (sequence, place) in enumerate(zip(chosen, places, strict=True)):
             for position, in_loss in enumerate(sequence.loss_mask):
                 if in_loss and position:
@@ -63,11 +65,13 @@ class MicroBatch:
                     targets.append(sequence.token_ids[position])
                     owners.append(owner)
                     behaviour.append(sequence.behaviour_logprobs[position])
+            bounds.append(len(rows))
         return cls(
             tokens=tokens,
             rows_N=torch.tensor(rows, dtype=torch.int64, device=device),
             targets_N=torch.tensor(targets, dtype=torch.int64, device=device),
             sequence_N=torch.tensor(owners, dtype=torch.int64, device=device),
+            bounds=torch.tensor(bounds, dtype=torch.int64, device=device),
             behaviour_N=torch.tensor(behaviour, dtype=torch.float32, device=device),
             advantages_S=torch.tensor([s.advantage for s in chosen], dtype=torch.float32, device=device),
             weights_S=torch.tensor([s.weight for s in chosen], dtype=torch.float32, device=device),
