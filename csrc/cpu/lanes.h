@@ -75,6 +75,18 @@ struct LaneMath {
   static K15_BOTH F lowest() { return all(std::numeric_limits<Scalar>::lowest()); }
 };
 
+// x * scale as a number of its own. Fused into what follows it would not be the number whose maximum was stored, and the
+// probabilities of logits in the hundreds would not add up to 1.
+template <class Vector, class Scalar>
+K15_BOTH Vector scaled(Vector x, Scalar scale) {
+#if defined(__has_builtin) && __has_builtin(__builtin_assoc_barrier)
+  return __builtin_assoc_barrier(x * scale);
+#else
+  volatile Vector product = x * scale;
+  return product;
+#endif
+}
+
 template <class Vector, class Stored>
 K15_BOTH Vector raw(const Stored* from) {
   Vector value;

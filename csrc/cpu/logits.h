@@ -17,10 +17,11 @@ K15_BOTH RowState<Scalar> across_lanes(const RowState<Vector>& lanes) {
   RowState<Scalar> whole{lanes.highest[0], 0, 0};
   for (int lane = 0; lane < count; ++lane)
     if (lanes.highest[lane] > whole.highest) whole.highest = lanes.highest[lane];
-  const Scalar from = std::isinf(whole.highest) && whole.highest < 0 ? 0 : whole.highest;
+  constexpr Scalar lowest = std::numeric_limits<Scalar>::lowest();
   for (int lane = 0; lane < count; ++lane) {
     if (lanes.sum[lane] == 0) continue;  // this lane saw -inf only
-    const Scalar shift = lanes.highest[lane] - from, factor = std::exp(shift);
+    const Scalar difference = lanes.highest[lane] - whole.highest;
+    const Scalar shift = difference < lowest ? lowest : difference, factor = std::exp(shift);
     whole.sum += factor * lanes.sum[lane];
     whole.weighted += factor * (lanes.weighted[lane] + shift * lanes.sum[lane]);
   }
@@ -37,12 +38,12 @@ K15_BOTH RowState<Scalar> row_statistics(const Stored* row, int64_t width, Scala
   int64_t column = 0;
   for (; column + kBlock * lanes <= width; column += kBlock * lanes) {
     F block[kBlock];
-    for (int i = 0; i < kBlock; ++i) block[i] = load(row + column + i * lanes) * scale;
+    for (int i = 0; i < kBlock; ++i) block[i] = scaled(load(row + column + i * lanes), scale);
     absorb<Math, entropy>(state, block);
   }
   for (; column < width; column += lanes) {
     const int count = width - column < lanes ? int(width - column) : lanes;
-    const F last[1] = {load_part<Scalar>(row + column, count, none) * scale};
+    const F last[1] = {scaled(load_part<Scalar>(row + column, count, none), scale)};
     absorb<Math, entropy>(state, last);
   }
   return across_lanes<Scalar>(state);
@@ -71,14 +72,14 @@ K15_BOTH void gradient_row(const Stored* row, Stored* out, int64_t width, int64_
   constexpr int lanes = K15_VECTOR_BYTES / sizeof(Scalar);
   const bool here = target >= 0 && target < width;
   // Read before the row is overwritten.
-  const F at_target = here ? load_part(row + target, 1, Scalar(0)) * scale : F{};
+  const F at_target = here ? scaled(load_part(row + target, 1, Scalar(0)), scale) : F{};
   const F peak = all(highest), share = all(slope / sum);
   int64_t column = 0;
   for (; column + lanes <= width; column += lanes)
-    store(out + column, logit_gradient<Math>(load(row + column) * scale, peak, share, F{}));
+    store(out + column, logit_gradient<Math>(scaled(load(row + column), scale), peak, share, F{}));
   if (column < width) {
     const int count = int(width - column);
-    const F x = load_part(row + column, count, Scalar(0)) * scale;
+    const F x = scaled(load_part(row + column, count, Scalar(0)), scale);
     store_part(out + column, logit_gradient<Math>(x, peak, share, F{}), count);
   }
   if (here) store_part(out + target, logit_gradient<Math>(at_target, peak, share, all(slope)), 1);

@@ -1,6 +1,6 @@
 """Compiles `csrc/` into `native-<hash>.so` beside this file: `python -m megatron_k15.kernels.build`.
 
-The CPU kernels always; the CUDA ones where nvcc and a CUDA build of torch are found. The hash is of every source, of
+The CPU kernels always; the CUDA ones where nvcc and a CUDA build of torch are found. The hash is of their sources, of
 this file and of torch's version, so that an up-to-date library is recognised by its name and nothing is done.
 
 A machine without g++ gets one line that says so, and the plain PyTorch reference does the work (`native.py`).
@@ -130,7 +130,7 @@ def _torch_root() -> Path:
 def _source_hash() -> str:
     digest = hashlib.sha256(f"{version('torch')} {sys.version_info[:2]}".encode())
     for path in sorted([*SOURCES.rglob("*"), Path(__file__)]):
-        if path.is_file():
+        if path.is_file() and path.parent.name != "emulation":
             digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()[:16]
 
