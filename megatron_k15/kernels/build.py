@@ -15,7 +15,7 @@ import sysconfig
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -128,7 +128,11 @@ def _torch_root() -> Path:
 
 
 def _source_hash() -> str:
-    digest = hashlib.sha256(f"{version('torch')} {sys.version_info[:2]}".encode())
+    try:
+        torch = version("torch")
+    except PackageNotFoundError as error:
+        raise CompilerError("torch is missing: install it first, and pip install with --no-build-isolation") from error
+    digest = hashlib.sha256(f"{torch} {sys.version_info[:2]}".encode())
     for path in sorted([*SOURCES.rglob("*"), Path(__file__)]):
         if path.is_file() and path.parent.name != "emulation":
             digest.update(path.name.encode() + path.read_bytes())

@@ -17,7 +17,7 @@ from torch import Tensor
 from megatron_k15.kernels.build import CUDA_SOURCES, INCLUDES, SOURCES, run_compiler
 
 FLAGS = ("-std=c++17", "-O2", "-fPIC", "-DK15_EMULATION", "-Wall", "-Wextra", "-Wno-unknown-pragmas", "-Werror")
-EMULATED = (*CUDA_SOURCES, "emulation/racy_example.cu", "emulation/fibers.cpp", "emulation/entry.cpp")
+EMULATED = (*CUDA_SOURCES, "emulation/wrong_examples.cu", "emulation/fibers.cpp", "emulation/entry.cpp")
 DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 """k15::Dtype of calls.h."""
 
@@ -233,7 +233,17 @@ class Emulator:
         self._library.k15_example_sum(values.data_ptr(), total.data_ptr(), with_barrier)
         return total.item()
 
+    def example_skipped_barrier(self) -> None:
+        self._check(self._library.k15_example_skipped_barrier())
+
+    def example_pack(self, values: Tensor) -> None:
+        """Loads and stores the first four of its numbers as one pack."""
+        self._check(self._library.k15_example_pack(c_void_p(values.data_ptr())))
+
     def _run(self, entry: Callable[[Any], int], call: Structure) -> None:
         self._library.k15_set_seed(self.seed)
-        if entry(ctypes.byref(call)):
+        self._check(entry(ctypes.byref(call)))
+
+    def _check(self, status: int) -> None:
+        if status:
             raise EmulationError(self._library.k15_error().decode())
