@@ -25,6 +25,9 @@ from megatron_k15.kernels.rows import Rows, all_reduce, read_rows
 CHUNK_BYTES = {"cpu": 56 << 20, "cuda": 512 << 20}
 """Logits held at a time. On a GPU fewer rows than a thousand or so would leave its matrix units idle."""
 
+MIN_ROWS = {"cpu": 256, "cuda": 512}
+"""Where fewer rows fit into a chunk, the weight would be streamed from memory too often: see `tiles.py`."""
+
 Span = tuple[int, int]
 """Rows [start, end)."""
 Coefficients = Callable[[Span, Tensor], Tensor]
@@ -165,12 +168,23 @@ def whole_sequence_blocks(bounds: Sequence[int], max_rows: int) -> list[list[Spa
     return [*blocks, [(start, end)]] if end > start else blocks
 
 
-def max_rows_of(hidden_NH: Tensor, weight_VH: Tensor, group: str, chunk_bytes: int | None) -> int:
-    """Rows of one chunk, alike on all tensor ranks: they exchange something for each."""
-    width = torch.tensor(len(weight_VH), device=weight_VH.device)
-    all_reduce(width, dist.ReduceOp.MAX, group)
-    limit = CHUNK_BYTES[hidden_NH.device.type] if chunk_bytes is None else chunk_bytes
-    return max(1, limit // max(1, int(width) * hidden_NH.element_size()))
+class Budget(NamedTuple):
+    """What may be held at a time, alike on all tensor ranks: they exchange something for each chunk."""
+
+    limit_bytes: int
+    max_rows: int
+    """Whole rows of logits that fit."""
+    tiled: bool
+    """Too few of them for `walk`: use `tiles.walk_tiles`."""
+
+    @classmethod
+    def of(cls, head: Head, chunk_bytes: int | None) -> "Budget":
+        width = torch.tensor(len(head.weight_VH), device=head.weight_VH.device)
+        all_reduce(width, dist.ReduceOp.MAX, head.group)
+        kind = head.hidden_NH.device.type
+        limit = CHUNK_BYTES[kind] if chunk_bytes is None else chunk_bytes
+        max_rows = max(1, limit // max(1, int(width) * head.hidden_NH.element_size()))
+        return cls(limit, max_rows, max_rows < min(MIN_ROWS[kind], len(head.hidden_NH)))
 
 
 class HandOut(Function):

@@ -14,17 +14,20 @@ import torch.distributed as dist
 from torch import Tensor
 
 from megatron_k15.kernels.head import (
+    Budget,
+    Coefficients,
     HandOut,
     Head,
     Span,
+    Walked,
     even_spans,
-    max_rows_of,
     walk,
     whole_sequence_blocks,
 )
 from megatron_k15.kernels.policy_loss import PolicyLoss, Sequences, Terms, policy_terms
 from megatron_k15.kernels.reference import computed_dtype
 from megatron_k15.kernels.rows import group_name
+from megatron_k15.kernels.tiles import walk_tiles
 
 
 def linear_policy_loss(
@@ -75,8 +78,9 @@ def linear_logprobs(
     """[N] log π of the targets, fp32 (fp64 of fp64 hidden states); one matrix product, no gradient."""
     group = group_name(tensor_group)
     head = Head(hidden_NH, weight_VH, targets_N - vocabulary_start, 1.0 / temperature, group, False)
-    blocks = [[span] for span in even_spans(0, len(hidden_NH), max_rows_of(hidden_NH, weight_VH, group, chunk_bytes))]
-    return walk(head, blocks, lambda span, logprobs: logprobs, for_hidden=False, for_weight=False).logprobs_N
+    budget = Budget.of(head, chunk_bytes)
+    blocks = [[span] for span in even_spans(0, len(hidden_NH), budget.max_rows)]
+    return _walk(head, budget, blocks, lambda _, logprobs: logprobs, for_hidden=False, for_weight=False).logprobs_N
 
 
 class CrossEntropy(NamedTuple):
@@ -141,8 +145,8 @@ def _run_policy(
     given = Sequences(reference_N, behaviour_N, mask_N, bounds, advantages_S, weights_S)
     head = Head(hidden_NH, weight_VH, local_targets_N, scale, tensor_group, entropy)
     host_bounds = bounds.tolist()
-    max_rows = max_rows_of(hidden_NH, weight_VH, tensor_group, chunk_bytes)
-    blocks = _policy_blocks(given, host_bounds, max_rows, split_over_ranks=bool(sequence_group))
+    budget = Budget.of(head, chunk_bytes)
+    blocks = _policy_blocks(given, host_bounds, budget.max_rows, split_over_ranks=bool(sequence_group))
     collected = _Collected(given, host_bounds)
 
     def coefficients(span: Span, logprobs: Tensor) -> Tensor:
@@ -151,9 +155,25 @@ def _run_policy(
         collected.take(first, last, terms)
         return terms.coefficients_N
 
-    walked = walk(head, blocks, coefficients, for_hidden=for_hidden, for_weight=for_weight)
+    walked = _walk(head, budget, blocks, coefficients, for_hidden=for_hidden, for_weight=for_weight)
     shown = (collected.losses_S.sum(), walked.logprobs_N, collected.log_ratios_S, walked.entropies_N)
     return (*shown, collected.ratios(), walked.hidden_gradient_NH, walked.weight_gradient_VH)
+
+
+def _walk(
+    head: Head,
+    budget: Budget,
+    blocks: list[list[Span]],
+    coefficients: Coefficients,
+    *,
+    for_hidden: bool,
+    for_weight: bool,
+) -> Walked:
+    """By chunks of rows, or by tiles where too few rows fit."""
+    wanted = {"for_hidden": for_hidden, "for_weight": for_weight}
+    if budget.tiled:
+        return walk_tiles(head, coefficients, limit_bytes=budget.limit_bytes, **wanted)
+    return walk(head, blocks, coefficients, **wanted)
 
 
 def _policy_blocks(
@@ -224,11 +244,11 @@ def _run_cross_entropy(
 ) -> tuple[Tensor, ...]:
     """CrossEntropy, then the gradients of hidden states and weight ([0] where not wanted)."""
     head = Head(hidden_NH, weight_VH, local_targets_N, 1.0, tensor_group, False)
-    max_rows = max_rows_of(hidden_NH, weight_VH, tensor_group, chunk_bytes)
-    blocks = [[span] for span in even_spans(0, len(hidden_NH), max_rows)]
-    walked = walk(
+    budget = Budget.of(head, chunk_bytes)
+    walked = _walk(
         head,
-        blocks,
+        budget,
+        [[span] for span in even_spans(0, len(hidden_NH), budget.max_rows)],
         lambda span, _: -weights_N[span[0] : span[1]],
         for_hidden=for_hidden,
         for_weight=for_weight,

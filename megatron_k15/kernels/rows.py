@@ -35,16 +35,28 @@ def read_rows(logits_NV: Tensor, local_targets_N: Tensor, scale: float, group: s
         scale: 1 / temperature.
         group: name of the tensor-parallel group; empty where the vocabulary is whole.
     """
-    statistics = operators(logits_NV).softmax_statistics(logits_NV, local_targets_N, scale, entropy)
+    return whole_rows(
+        operators(logits_NV).softmax_statistics(logits_NV, local_targets_N, scale, entropy), group, entropy
+    )
+
+
+def whole_rows(statistics: Tensor, group: str, entropy: bool) -> Rows:
+    """[3 or 4, N] of this rank's part of the vocabulary (see `reference.softmax_statistics`) → of the whole."""
     highest_N, parts = statistics[0], statistics[1:]
     if group:
-        highest_N, parts = _over_ranks(highest_N, parts, group)
+        highest_N, parts = _over_ranks(statistics, group)
     sums_N, at_target_N = parts[0], parts[1]
     log_sums_N = sums_N.log()
     logprobs_N = at_target_N - highest_N - log_sums_N
     # H = log Z - Σ p x, with x and Z relative to the maximum.
     entropies_N = log_sums_N - parts[2] / sums_N if entropy else sums_N.new_empty(0)
     return Rows(highest_N, sums_N, logprobs_N, entropies_N)
+
+
+def merged(left: Tensor, right: Tensor) -> Tensor:
+    """Statistics of two parts of the same rows."""
+    highest_N = torch.maximum(left[0], right[0])
+    return torch.cat([highest_N.unsqueeze(0), _relative_to(highest_N, left) + _relative_to(highest_N, right)])
 
 
 def all_reduce(tensor: Tensor, operation: dist.ReduceOp.RedOpType, group: str) -> None:
@@ -58,17 +70,19 @@ def group_name(group: dist.ProcessGroup | None) -> str:
     return group.group_name if group is not None and group.size() > 1 else ""
 
 
-def _over_ranks(highest_N: Tensor, parts: Tensor, group: str) -> tuple[Tensor, Tensor]:
+def _over_ranks(statistics: Tensor, group: str) -> tuple[Tensor, Tensor]:
     """The maximum over all ranks, and sums relative to it."""
-    whole_N = highest_N.clone()
-    all_reduce(whole_N, dist.ReduceOp.MAX, group)
-    sums_N, at_target_N = parts[0], parts[1]
-    # A rank that saw nothing but -inf (or has no column) adds nothing, rather than -inf - -inf.
-    shift_N = torch.where(sums_N == 0, 0, highest_N - whole_N)
-    factor_N = shift_N.exp()
-    scaled = [sums_N * factor_N, at_target_N]
-    if len(parts) > 2:
-        scaled.append(factor_N * (parts[2] + shift_N * sums_N))
-    together = torch.stack(scaled)
+    highest_N = statistics[0].clone()
+    all_reduce(highest_N, dist.ReduceOp.MAX, group)
+    together = _relative_to(highest_N, statistics)
     all_reduce(together, dist.ReduceOp.SUM, group)
-    return whole_N, together
+    return highest_N, together
+
+
+def _relative_to(highest_N: Tensor, statistics: Tensor) -> Tensor:
+    """The statistics behind the maximum, as they are relative to another one that is at least it."""
+    own_N, sums_N, at_target_N, *weighted = statistics
+    # A part that saw nothing but -inf (or has no column) adds nothing, rather than -inf - -inf.
+    shift_N = torch.where(sums_N == 0, 0, own_N - highest_N).clamp(min=torch.finfo(own_N.dtype).min)
+    factor_N = shift_N.exp()
+    return torch.stack([sums_N * factor_N, at_target_N, *(factor_N * (part + shift_N * sums_N) for part in weighted)])

@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from megatron_k15.kernels.cross_entropy import cross_entropy
+from megatron_k15.kernels.head import MIN_ROWS
 from megatron_k15.kernels.linear_loss import linear_cross_entropy, linear_logprobs, linear_policy_loss
 from megatron_k15.kernels.policy_loss import PolicyLoss, Sequences, policy_loss
 from tests.kernels.draws import sequences, targets
@@ -27,7 +28,9 @@ def main() -> None:
     for with_reference in (True, False):
         parts = sequences(BOUNDS, seed=0, with_reference=with_reference, with_behaviour=True)
         over_logits(group, parts)
-        for rows in (1, 4, 100):
+        for rows, min_rows in ((1, 0), (4, 0), (100, 0), (1, 100), (4, 100)):
+            # With 100 rows wanted the vocabulary is taken in tiles instead.
+            MIN_ROWS["cpu"] = min_rows
             from_hidden_states(group, parts, rows)
             split_tokens(group, parts, rows)
     alone(group)

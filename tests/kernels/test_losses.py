@@ -6,6 +6,7 @@ same (rounded) inputs.
 """
 
 from collections.abc import Callable
+from unittest import mock
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 from torch.autograd import gradcheck
 
 from megatron_k15.kernels.cross_entropy import cross_entropy
+from megatron_k15.kernels.head import MIN_ROWS
 from megatron_k15.kernels.linear_loss import linear_cross_entropy, linear_logprobs, linear_policy_loss
 from megatron_k15.kernels.policy_loss import PolicyLoss, Sequences, policy_loss
 from megatron_k15.kernels.reference_loss import cross_entropy_reference, policy_loss_reference
@@ -54,9 +56,10 @@ def test_gradcheck_over_logits(function: Callable[..., PolicyLoss], with_referen
     assert gradcheck(lambda x: function(x, columns, parts, **OPTIONS).loss, (x,))
 
 
-@pytest.mark.parametrize("rows_at_once", [1, 3, 4, 100])
-def test_gradcheck_from_hidden_states(rows_at_once: int) -> None:
-    """Chunks that cut sequences, that hold some whole, that hold all."""
+@pytest.mark.parametrize(("rows_at_once", "tiled"), [(1, False), (3, False), (4, False), (100, False), (3, True)])
+def test_gradcheck_from_hidden_states(rows_at_once: int, tiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chunks that cut sequences, that hold some whole, that hold all; tiles of the vocabulary."""
+    monkeypatch.setitem(MIN_ROWS, "cpu", 100 if tiled else 0)
     hidden, weight = _head()
     columns, parts = targets(ROWS, WIDTH, seed=0), sequences(BOUNDS, seed=0)
     options = {**OPTIONS, "chunk_bytes": rows_at_once * WIDTH * 8}
@@ -119,6 +122,7 @@ def test_over_logits_equals_autograd(
     given_reference=st.booleans(),
     behaviour=st.booleans(),
     in_place=st.booleans(),
+    tiled=st.booleans(),
 )
 def test_from_hidden_states_equals_autograd(
     bounds: list[int],
@@ -128,6 +132,7 @@ def test_from_hidden_states_equals_autograd(
     given_reference: bool,
     behaviour: bool,
     in_place: bool,
+    tiled: bool,
 ) -> None:
     parts = sequences(bounds, seed=seed, with_reference=given_reference, with_behaviour=behaviour)
     ours, theirs = (
@@ -136,7 +141,8 @@ def test_from_hidden_states_equals_autograd(
     )
     columns = targets(bounds[-1], WIDTH, seed=seed)
     options = {**OPTIONS, "entropy": True, "in_place": in_place, "chunk_bytes": rows_at_once * WIDTH * dtype.itemsize}
-    found = linear_policy_loss(*ours, columns, parts, **options)
+    with mock.patch.dict(MIN_ROWS, cpu=100 if tiled else 0):
+        found = linear_policy_loss(*ours, columns, parts, **options)
     product = torch.nn.functional.linear(*theirs)
     expected = policy_loss_reference(product, columns, parts, **OPTIONS)
     if dtype == torch.bfloat16:
@@ -154,7 +160,9 @@ def test_from_hidden_states_equals_autograd(
         assert ((one.grad.double() - other.grad).abs() <= limit * scale).all()
 
 
-def test_logprobs_alone() -> None:
+@pytest.mark.parametrize("tiled", [False, True])
+def test_logprobs_alone(tiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(MIN_ROWS, "cpu", 100 if tiled else 0)
     hidden, weight = _head()
     columns = targets(ROWS, WIDTH, seed=0)
     found = linear_logprobs(hidden, weight, columns, temperature=0.7, chunk_bytes=5 * WIDTH * 8)
