@@ -31,10 +31,11 @@ RUN NVTE_FRAMEWORK=pytorch NVTE_CUDA_ARCHS=90 MAX_JOBS=8 \
     uv pip install --constraint /tmp/constraints.txt --no-build-isolation -r requirements/gpu.txt
 
 COPY LICENSE README.md pyproject.toml setup.py ./
+COPY csrc csrc
 COPY megatron_k15 megatron_k15
 COPY tools tools
 COPY examples examples
-RUN uv pip install --constraint /tmp/constraints.txt -e . \
+RUN uv pip install --constraint /tmp/constraints.txt --no-build-isolation -e . \
  && python -c "import megatron_k15, torch, vllm; assert torch.version.cuda, 'a torch without CUDA was installed'"
 
 CMD ["bash"]

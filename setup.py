@@ -1,6 +1,26 @@
-"""Packaging of megatron_k15. The compiled kernels are built apart, by `python -m megatron_k15.kernels.build`."""
+"""Packaging of megatron_k15. Installing builds the kernels the machine can (`python -m megatron_k15.kernels.build`)."""
+
+import sys
+from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+
+class BuildWithKernels(build_py):
+    """The kernels first, into the package, from where they are packed like its Python files.
+
+    Needs torch: `pip install --no-build-isolation`. Without it, or without g++, one line says so.
+    """
+
+    def run(self) -> None:
+        from megatron_k15.kernels.build import main as build_kernels
+
+        build_kernels()
+        super().run()
+
 
 CORE = [
     "aiohttp",
@@ -28,6 +48,8 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11,<3.12",
     packages=find_packages(include=["megatron_k15", "megatron_k15.*"]),
+    package_data={"megatron_k15.kernels": ["native-*.so"]},
+    cmdclass={"build_py": BuildWithKernels},
     install_requires=CORE,
     extras_require={
         # requirements/cpu.lock pins the whole environment; these name what stands behind it.

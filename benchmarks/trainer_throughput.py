@@ -9,7 +9,7 @@ each, where the trainer computes a prompt once. In both the loss is over the res
 
 Baseline: transformers with sdpa attention, right padding, logits at every position, batches of --transformers-batch
 sequences in the order given. `ratio` is trainer over transformers: above 1 the trainer is faster. Prints one JSON line.
-`python benchmarks/trainer_throughput.py [--dtype bf16] [--repeats N]`
+`python benchmarks/trainer_throughput.py [--dtype bf16] [--kernels reference] [--repeats N]`
 """
 
 import argparse
@@ -40,6 +40,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="package:smollm2-135m-instruct")
     parser.add_argument("--dtype", choices=("fp32", "bf16"), default="fp32")
+    parser.add_argument("--kernels", choices=("fused", "reference"), default="fused")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--num-sequences", type=int, default=32, help="in `mixed`")
     parser.add_argument("--num-prompts", type=int, default=16, help="in `shared`")
@@ -54,7 +55,7 @@ def main() -> None:
 def _measure(arguments: argparse.Namespace, context: ParallelContext) -> dict[str, object]:
     model_dir = resolve_model(arguments.model)
     architecture = Architecture.from_hf(model_dir)
-    trainer = _trainer(model_dir, architecture, context, arguments.dtype)
+    trainer = _trainer(model_dir, architecture, context, arguments)
     plain = PlainTransformers(model_dir, dtype=arguments.dtype, batch_size=arguments.transformers_batch)
     draw = random.Random(0)
     sets = {
@@ -63,7 +64,11 @@ def _measure(arguments: argparse.Namespace, context: ParallelContext) -> dict[st
             draw, architecture.vocab_size, arguments.num_prompts, arguments.responses_per_prompt
         ),
     }
-    result: dict[str, object] = {"benchmark": "trainer_throughput", "dtype": arguments.dtype}
+    result: dict[str, object] = {
+        "benchmark": "trainer_throughput",
+        "dtype": arguments.dtype,
+        "kernels": arguments.kernels,
+    }
     for name, sequences in sets.items():
         result |= {name: _compare(trainer, plain, sequences, arguments.repeats)}
     baseline = f"transformers, sdpa, right padding, batches of {arguments.transformers_batch}"
@@ -97,10 +102,11 @@ def _discard(result: object) -> None:
     """A step returns nothing."""
 
 
-def _trainer(model_dir, architecture: Architecture, context: ParallelContext, dtype: str) -> Trainer:
+def _trainer(model_dir, architecture: Architecture, context: ParallelContext, arguments: argparse.Namespace) -> Trainer:
+    dtype = arguments.dtype
     chunks = build_policy(architecture, context, dtype=dtype)
     load_hf_weights(chunks, HfWeights.open(model_dir, architecture), architecture, context)
-    return Trainer(TrainConfig(), context, architecture, chunks, dtype=dtype, num_iterations=1)
+    return Trainer(TrainConfig(kernels=arguments.kernels), context, architecture, chunks, dtype=dtype, num_iterations=1)
 
 
 def mixed_sequences(draw: random.Random, vocab_size: int, count: int) -> list[TrainingSequence]:

@@ -103,6 +103,9 @@ class TrainConfig:
     importance_correction: str = "off"
     """`off`, or `truncated`: weight each token by min(exp(trainer - behaviour logprob), importance_clip)."""
     importance_clip: float = 2.0
+    kernels: str = "fused"
+    """How the loss and the advantages are computed: `fused` (csrc/, never the logits of all tokens at once), or
+    `reference`, plain PyTorch. The results are the same."""
     zero_variance_groups: str = "keep"
     """Groups whose rewards are all equal: `keep` (they still pull towards the reference) or `drop`."""
 
@@ -114,6 +117,7 @@ class TrainConfig:
         _at_least("train.steps_per_iteration", self.steps_per_iteration, 1)
         _at_least("train.max_tokens_per_micro_batch", self.max_tokens_per_micro_batch, 1)
         _one_of("train.importance_correction", self.importance_correction, ("off", "truncated"))
+        _one_of("train.kernels", self.kernels, ("fused", "reference"))
         _one_of("train.zero_variance_groups", self.zero_variance_groups, ("keep", "drop"))
 
 

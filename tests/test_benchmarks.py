@@ -62,6 +62,16 @@ def test_rl_iteration(tiny_model_dir):
     assert result["ratio"] == pytest.approx(seconds["ours"] / seconds["floor"], rel=0.05)
 
 
+def test_fused_loss():
+    result = _run(
+        "fused_loss.py", "--size", "tiny", "--steps", "known,one_chunk,recomputed,cross_entropy,eager,chunked"
+    )
+    assert _positive(result["seconds"])
+    assert set(result["ratio"]) == set(result["mib"]) == set(result["seconds"]) - {"products"}
+    for name, value in result["ratio"].items():
+        assert value > 0, name
+
+
 def test_convert(tiny_model_dir, tmp_path):
     result = _run("convert.py", "--model", tiny_model_dir, "--work", tmp_path)
     assert _positive(result["seconds"])

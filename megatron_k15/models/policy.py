@@ -106,7 +106,9 @@ class PolicyModel(GPTModel):
             if self.share_embeddings_and_output_weights
             else self.output_layer.weight
         )
-        return weight[: max(0, self._architecture.vocab_size - self.vocabulary_start)]
+        num_rows = max(0, self._architecture.vocab_size - self.vocabulary_start)
+        # A slice's backward pass would copy the whole gradient.
+        return weight if num_rows >= len(weight) else weight[:num_rows]
 
     @property
     def vocabulary_start(self) -> int:

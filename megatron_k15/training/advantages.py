@@ -1,16 +1,20 @@
 """Scored groups → training sequences with advantages (§2.3.2).
 
-For each problem a_j = r_j - baseline, the baseline being the mean reward or τ log mean exp(r / τ). Every sequence
-carries its share 1 / (k · problems) of its optimizer step's loss, so that gradients are plain sums whatever the split
-over ranks and micro-batches.
+For each problem a_j = r_j - baseline, the baseline being the mean reward or τ log mean exp(r / τ): for all problems of
+a step in one launch of the group kernel (fp64), or one by one with `train.kernels=reference`. Every sequence carries
+its share 1 / (k · problems) of its optimizer step's loss, so that gradients are plain sums whatever the split over
+ranks and micro-batches.
 """
 
 import math
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from statistics import fmean
 
+import torch
+
 from megatron_k15.config import TrainConfig
+from megatron_k15.kernels.groups import group_rewards
 from megatron_k15.types import Group, TrainingSequence, Trajectory
 
 
@@ -43,16 +47,32 @@ def training_sequences(
 
 
 def _of_step(groups: Sequence[Group], config: TrainConfig) -> list[TrainingSequence]:
-    sequences = []
-    for group in groups:
-        rewards = [score.reward for score in group.scores]
-        centre = baseline(rewards, config)
-        weight = 1.0 / (len(rewards) * len(groups))
-        sequences += [
-            training_sequence(trajectory, advantage=reward - centre, weight=weight)
-            for trajectory, reward in zip(group.trajectories, rewards, strict=True)
-        ]
-    return sequences
+    advantages = _fused_advantages(groups, config) if config.kernels == "fused" else _advantages(groups, config)
+    return [
+        training_sequence(trajectory, advantage=advantage, weight=1.0 / (len(group.trajectories) * len(groups)))
+        for group, of_group in zip(groups, advantages, strict=True)
+        for trajectory, advantage in zip(group.trajectories, of_group, strict=True)
+    ]
+
+
+def _advantages(groups: Sequence[Group], config: TrainConfig) -> list[list[float]]:
+    rewards = [[score.reward for score in group.scores] for group in groups]
+    return [[reward - baseline(of_group, config) for reward in of_group] for of_group in rewards]
+
+
+def _fused_advantages(groups: Sequence[Group], config: TrainConfig) -> list[list[float]]:
+    """The length reward is in the rewards already, as one of their terms: here it gets the weight 0."""
+    rewards = torch.tensor([score.reward for group in groups for score in group.scores], dtype=torch.float64)
+    sizes = [len(group.scores) for group in groups]
+    found = group_rewards(
+        rewards,
+        torch.zeros(len(rewards), dtype=torch.bool),
+        torch.zeros(len(rewards), dtype=torch.int64),
+        torch.tensor([0, *accumulate(sizes)]),
+        baseline=config.baseline,
+        tau=config.tau,
+    )
+    return [part.tolist() for part in found.advantages_R.split(sizes)]
 
 
 def training_sequence(trajectory: Trajectory, *, advantage: float, weight: float) -> TrainingSequence:

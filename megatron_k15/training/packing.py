@@ -16,6 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from megatron_k15.kernels.packing import best_fit
 from megatron_k15.models.packed_tokens import PackedTokens, Piece
 from megatron_k15.types import TrainingSequence
 
@@ -28,7 +29,9 @@ class MicroBatch:
     rows_N: Tensor
     targets_N: Tensor
     sequence_N: Tensor
-    """Which of the pack's S sequences the token belongs to."""
+    """Which of the pack's S sequences the token belongs to; ascending."""
+    bounds: Tensor
+    """[S + 1]: sequence j's tokens are bounds[j] to bounds[j + 1] of the N."""
     behaviour_N: Tensor
     """fp32: logprobs under the policy that sampled."""
     advantages_S: Tensor
@@ -55,7 +58,7 @@ class MicroBatch:
         chosen = [sequences[index] for index in sources]
         pieces, places = _pieces(chosen, share_prompts=share_prompts)
         tokens = PackedTokens.pack(pieces, num_tokens=num_tokens, device=device)
-        rows, targets, owners, behaviour = [], [], [], []
+        rows, targets, owners, behaviour, bounds = [], [], [], [], [0]
         for owner, (sequence, place) in enumerate(zip(chosen, places, strict=True)):
             for position, in_loss in enumerate(sequence.loss_mask):
                 if in_loss and position:
@@ -63,11 +66,13 @@ class MicroBatch:
                     targets.append(sequence.token_ids[position])
                     owners.append(owner)
                     behaviour.append(sequence.behaviour_logprobs[position])
+            bounds.append(len(rows))
         return cls(
             tokens=tokens,
             rows_N=torch.tensor(rows, dtype=torch.int64, device=device),
             targets_N=torch.tensor(targets, dtype=torch.int64, device=device),
             sequence_N=torch.tensor(owners, dtype=torch.int64, device=device),
+            bounds=torch.tensor(bounds, dtype=torch.int64, device=device),
             behaviour_N=torch.tensor(behaviour, dtype=torch.float32, device=device),
             advantages_S=torch.tensor([s.advantage for s in chosen], dtype=torch.float32, device=device),
             weights_S=torch.tensor([s.weight for s in chosen], dtype=torch.float32, device=device),
@@ -164,7 +169,8 @@ def assign(units: Sequence[Family], *, data_size: int, max_tokens: int, multiple
     """[data rank][micro-batch] → the families in it.
 
     Most expensive first, each to the cheapest micro-batch with room: total cost per rank and per micro-batch comes out
-    even. Some micro-batches may be empty.
+    even. Where that leaves a family without room in as few micro-batches as best fit needs, best fit's packs are taken.
+    Some micro-batches may be empty.
 
     Args:
         max_tokens: of one micro-batch; a longer family gets one of its own.
@@ -172,7 +178,9 @@ def assign(units: Sequence[Family], *, data_size: int, max_tokens: int, multiple
     """
     total = sum(min(unit.num_tokens, max_tokens) for unit in units)
     fewest = max(1, -(-total // (max_tokens * data_size)))
-    tries = (_fill(units, n * data_size, max_tokens) for n in count(fewest) if n % multiple == 0)
+    packs = best_fit([unit.num_tokens for unit in units], max_tokens)
+    fitted = [[units[index] for index in pack] for pack in packs]
+    tries = (_fill_or(fitted, units, n * data_size, max_tokens) for n in count(fewest) if n % multiple == 0)
     bins = next(found for found in tries if found is not None)
     bins.sort(key=lambda members: -sum(family.cost for family in members))
     ranks: list[list[list[Family]]] = [[] for _ in range(data_size)]
@@ -181,6 +189,15 @@ def assign(units: Sequence[Family], *, data_size: int, max_tokens: int, multiple
         # Back and forth, so that no rank always gets the larger one.
         ranks[place if turn % 2 == 0 else data_size - 1 - place].append(sorted(members, key=lambda f: f.members))
     return ranks
+
+
+def _fill_or(
+    fitted: list[list[Family]], units: Sequence[Family], num_bins: int, max_tokens: int
+) -> list[list[Family]] | None:
+    bins = _fill(units, num_bins, max_tokens)
+    if bins is None and len(fitted) <= num_bins:
+        return [*fitted, *([] for _ in range(num_bins - len(fitted)))]
+    return bins
 
 
 def _fill(units: Sequence[Family], num_bins: int, max_tokens: int) -> list[list[Family]] | None:

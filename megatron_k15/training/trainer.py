@@ -22,7 +22,7 @@ from megatron_k15.models.architecture import Architecture
 from megatron_k15.models.layer_specs import uses_transformer_engine
 from megatron_k15.models.policy import PolicyModel
 from megatron_k15.parallel.context import ParallelContext
-from megatron_k15.training.mirror_descent import mirror_descent_loss
+from megatron_k15.training.objective import Head, Objective
 from megatron_k15.training.optimizer import (
     SHARDING,
     build_optimizer,
@@ -34,7 +34,6 @@ from megatron_k15.training.optimizer import (
     wrap_data_parallel,
 )
 from megatron_k15.training.packing import MicroBatch, assign, families, pack_sizes
-from megatron_k15.training.token_logprobs import token_logprobs
 from megatron_k15.types import TrainingSequence
 
 STATISTICS = ("loss", "num_tokens", "num_sequences", "log_ratio", "neg_logprob", "behaviour_gap", "behaviour_kl")
@@ -70,6 +69,7 @@ class Trainer:
             temperature: that rollouts sample at; both sides divide the logits by it.
         """
         self._config = config
+        self._objective = Objective(config=config)
         self._context = context
         self._architecture = architecture
         self._num_iterations = num_iterations
@@ -213,34 +213,22 @@ class Trainer:
             forward_only=forward_only,
         )
 
-    def _token_logprobs(self, batch: MicroBatch, hidden: Tensor) -> Tensor:
+    def _head(self, batch: MicroBatch, hidden: Tensor) -> Head:
         policy = self.policy[-1]
-        return token_logprobs(
+        return Head(
             policy.head_input(hidden)[batch.rows_N],
             policy.head_weight(),
-            batch.targets_N,
-            vocabulary_start=policy.vocabulary_start,
-            group=self._context.groups.tp,
-            temperature=batch.temperature,
+            policy.vocabulary_start,
+            self._context.groups.tp,
         )
 
     def _only_logprobs(self, batch: MicroBatch, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        logprobs_N = self._token_logprobs(batch, hidden)
+        logprobs_N = self._objective.logprobs(batch, self._head(batch, hidden))
         return hidden.new_zeros(()), _no_tokens(hidden), logprobs_N
 
     def _loss(self, batch: MicroBatch, reference_N: Tensor | None, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What the schedule asks of a loss function: (loss to differentiate, token count, what to keep)."""
-        logprobs_N = self._token_logprobs(batch, hidden)
-        loss, log_ratios_S = mirror_descent_loss(
-            logprobs_N,
-            batch.sequence_N,
-            batch.advantages_S,
-            batch.weights_S,
-            tau=self._config.tau,
-            reference_N=reference_N,
-            behaviour_N=batch.behaviour_N if self._config.importance_correction == "truncated" else None,
-            importance_clip=self._config.importance_clip,
-        )
+        loss, logprobs_N, log_ratios_S = self._objective.loss(batch, reference_N, self._head(batch, hidden))
         # A filler pack has no token in the loss, yet every parameter must get its (zero) gradient.
         loss = loss + 0.0 * hidden.sum()
         return loss, _no_tokens(hidden), _statistics(batch, loss, logprobs_N, log_ratios_S)
