@@ -15,7 +15,6 @@ from megatron_k15.sandbox.root import Root
 class Bubblewrap(Backend):
     name = "bubblewrap"
     enters_as_root = False
-    num_own_tasks = 2
 
     def __init__(self, root: Root) -> None:
         program = shutil.which("bwrap")
@@ -34,7 +33,7 @@ class Bubblewrap(Backend):
 
     def command(self, jail: Jail, *, seccomp_fd: int, start_fd: int) -> list[str]:
         root = str(self._root.path)
-        words = [self._program, "--unshare-user", "--unshare-pid", "--die-with-parent", "--clearenv"]
+        words = [self._program, "--unshare-user", "--unshare-pid", "--as-pid-1", "--die-with-parent", "--clearenv"]
         words += ["--uid", str(INSIDE_UID), "--gid", str(INSIDE_UID)]
         words += ["--ro-bind", root, "/", "--dev-bind", f"{root}/dev", "/dev", "--proc", "/proc"]
         words += ["--bind", str(jail.directory / "scratch"), "/tmp"]

@@ -57,15 +57,17 @@ class Cgroup(ABC):
     @abstractmethod
     def _forbid_new_processes(self) -> None: ...
 
-    def drain(self) -> None:
-        """Kill every process of the cgroup and wait until none is left.
+    def drain(self) -> set[int]:
+        """Kill every process of the cgroup and wait until none is left; the process ids of those that were.
 
         Raises:
             JailError: some would not go.
         """
         deadline = time.monotonic() + DRAIN_SECONDS
         pause = 0.0005
+        killed: set[int] = set()
         while pids := self.processes():
+            killed.update(pids)
             self._forbid_new_processes()
             for pid in pids:
                 with contextlib.suppress(ProcessLookupError):
@@ -74,6 +76,7 @@ class Cgroup(ABC):
                 raise JailError(f"processes must end within {DRAIN_SECONDS:g} s of SIGKILL; {pids} did not")
             time.sleep(pause)
             pause = min(2 * pause, 0.05)
+        return killed
 
     def processes(self) -> list[int]:
         return [int(line) for line in Path(self.process_files[0]).read_text().split()]

@@ -56,9 +56,7 @@ class SandboxClient:
             response = connection.getresponse()
             content = response.read()
         except (OSError, http.client.HTTPException) as error:
-            raise SandboxGoneError(
-                f"the sandbox at {self.address} must answer; {type(error).__name__}: {error}"
-            ) from error
+            raise SandboxGoneError(f"the sandbox at {self.address} must answer; {error!r}") from error
         finally:
             connection.close()
         return self._answer(response.status, content)

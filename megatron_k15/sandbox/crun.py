@@ -26,7 +26,6 @@ UNCHANGEABLE = ["/proc/asound", "/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys
 class Crun(Backend):
     name = "crun"
     enters_as_root = True
-    num_own_tasks = 1
 
     def __init__(self, root: Root) -> None:
         program = shutil.which("crun")

@@ -21,7 +21,7 @@ from megatron_k15.sandbox.cgroups import remove_tree
 PREFIX = "k15-sandbox-"
 CGROUPS = Path("/sys/fs/cgroup")
 POLL_SECONDS = 0.2
-STOP_SECONDS = 8.0
+STOP_SECONDS = 3.0
 PR_SET_PDEATHSIG = 1
 
 
@@ -88,8 +88,16 @@ def remove_stale() -> None:
     """Clear up after servers on this machine that are gone without their guardians."""
     names = {path.name for path in _leftovers("*")}
     for pid in {name.removeprefix(PREFIX).split("-")[0] for name in names}:
-        if pid.isdigit() and not Path("/proc", pid).exists():
+        if pid.isdigit() and not _is_running(int(pid)):
             remove_leftovers(int(pid))
+
+
+def _is_running(pid: int) -> bool:
+    """Zombies are not."""
+    try:
+        return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def remove_leftovers(server_pid: int) -> None:

@@ -40,8 +40,8 @@ class Backend(ABC):
     name: str
     enters_as_root: bool
     """Whether the command itself changes to the slot's user."""
-    num_own_tasks: int
-    """Processes of the backend that count in the cgroup beside the program's."""
+    num_own_tasks = 2
+    """Processes that count in the cgroup beside the program's: the jail's maker and its first process, `start`."""
 
     @abstractmethod
     def prepare(self, jail: Jail) -> None:

@@ -1,8 +1,8 @@
 """A sandbox of our own: STOPPED → (start) → READY → (died, or silent for too long) → STOPPED → …
 
-Started on a private Unix socket, with a guardian that ends it when we end. Whoever needs it asks `ready()`; whoever finds it
-dead says so with `restart()`. A watching thread finds one that is alive but silent, and kills it: what was asked of it
-fails at once, and is asked again.
+Started on a private Unix socket, with a guardian that ends it when we end. Whoever needs it asks `ready()`, which
+starts it where it is not running. A watching thread finds one that is alive but silent, and kills it: what was asked of
+it fails at once, and is asked again.
 """
 
 import contextlib
@@ -49,6 +49,8 @@ class LocalService:
         self._hang_timeout_seconds = hang_timeout_seconds
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
+        self._ready_process: subprocess.Popen[bytes] | None = None
+        """`_process`, once it has said that it is ready: from then on it is watched."""
         self._closed = threading.Event()
         self._directory = tempfile.TemporaryDirectory(prefix="k15-sandbox-socket-")
         self._log_path = log_path or Path(self._directory.name) / "log"
@@ -94,9 +96,7 @@ class LocalService:
 
     def _count_restart(self) -> None:
         if self.num_restarts >= self._max_restarts:
-            raise SandboxError(
-                f"the sandbox may be restarted {self._max_restarts} times and died again; {self._last_words()}"
-            )
+            raise SandboxError(f"the sandbox may be restarted {self._max_restarts} times; {self._last_words()}")
         self.num_restarts += 1
 
     def _start(self) -> None:
@@ -117,20 +117,21 @@ class LocalService:
         if not _says_ready(self._process, time.monotonic() + START_SECONDS):
             self._stop(self._process)
             raise SandboxError(f"the sandbox must start within {START_SECONDS:.0f} s; {self._last_words()}")
+        self._ready_process = self._process
 
     def _watch(self) -> None:
         """Kill a service that is alive and says nothing; those who wait for it then start another."""
-        heard = time.monotonic()
+        watched, heard = None, 0.0
         while not self._closed.wait(min(1.0, self._hang_timeout_seconds / 4)):
-            process = self._process
+            process = self._ready_process
             if process is None or process.poll() is not None:
-                heard = time.monotonic()
                 continue
-            asked = time.monotonic()
+            if process is not watched:
+                watched, heard = process, time.monotonic()
             with contextlib.suppress(SandboxGoneError):
                 self._client.health(timeout_seconds=self._hang_timeout_seconds)
                 heard = time.monotonic()
-            if process.poll() is None and asked - heard > 0 and time.monotonic() - heard > self._hang_timeout_seconds:
+            if time.monotonic() - heard > self._hang_timeout_seconds and process.poll() is None:
                 self._stop(process)
 
     def _stop(self, process: subprocess.Popen[bytes]) -> None:

@@ -18,6 +18,7 @@ from megatron_k15.sandbox.jail import Backend, Jail
 Stop = Literal["cpu", "wall", "output"]
 CHUNK = 1 << 16
 SHORTEST_WAIT_SECONDS = 0.002
+LONGEST_WAIT_SECONDS = 0.1
 SLACK_SECONDS = 0.05
 """A round that took longer than asked by more than this: this process itself was stopped or starved meanwhile."""
 DEFAULT_SIGNALS = (signal.SIGPIPE, signal.SIGXFSZ)
@@ -139,12 +140,12 @@ class Runner:
 
     def _end(self, pid: int) -> int:
         """Nothing of the run is alive afterwards, nor a zombie; the exit code of the jail's maker."""
-        self._cgroup.drain()
+        killed = self._cgroup.drain()
         _, status = os.waitpid(pid, 0)
-        # bubblewrap may end before its jail's first process, which then is ours to wait for. It is of the same group.
-        with contextlib.suppress(ChildProcessError):
-            while True:
-                os.waitpid(-pid, 0)
+        # Killed together, the jail's first process may end after its maker, and then is ours to wait for.
+        for orphan in killed:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(orphan, 0)
         code = os.waitstatus_to_exitcode(status)
         return code if code >= 0 else 128 - code
 
@@ -171,7 +172,8 @@ class Runner:
         with _Poll(pid, streams) as poll:
             asked = time.monotonic()
             while True:
-                wait = max(min(deadline - asked, cpu_left / self._num_cores), SHORTEST_WAIT_SECONDS)
+                wait = min(deadline - asked, cpu_left / self._num_cores, LONGEST_WAIT_SECONDS)
+                wait = max(wait, SHORTEST_WAIT_SECONDS)
                 poll.wait(wait)
                 if any(stream.is_over for stream in streams):
                     return "output"

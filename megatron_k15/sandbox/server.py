@@ -88,7 +88,7 @@ async def _serve(
     pool = Pool(machine.slots, languages, max_waiting=options.max_waiting)
     app = build_app(pool, token=token, max_body_bytes=options.max_body_bytes)
     server = uvicorn.Server(
-        uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off", timeout_graceful_shutdown=5)
+        uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off", timeout_graceful_shutdown=1)
     )
     name = listener.getsockname()
     address = f"unix:{name}" if isinstance(name, str) else f"http://{name[0]}:{name[1]}"

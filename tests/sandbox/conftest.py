@@ -1,0 +1,38 @@
+"""One service per backend for all tests of the sandbox."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from megatron_k15.sandbox.local_service import LocalService
+from tests.sandbox.running_service import RunningService
+
+UIDS = {"bubblewrap": 64100, "crun": 64200}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Only root can make cgroups and mounts: elsewhere these tests say so, instead of failing one by one."""
+    if os.geteuid() != 0:
+        for item in items:
+            if "sandbox" in item.path.parts:
+                item.add_marker(pytest.mark.skip(reason="the sandbox must be started as root"))
+
+
+@pytest.fixture(scope="session", params=list(UIDS))
+def service(request: pytest.FixtureRequest) -> Iterator[RunningService]:
+    yield from _running(request.param)
+
+
+@pytest.fixture(scope="session")
+def bubblewrap_service() -> Iterator[RunningService]:
+    yield from _running("bubblewrap", first_uid=64300)
+
+
+def _running(backend: str, first_uid: int | None = None) -> Iterator[RunningService]:
+    uid = first_uid or UIDS[backend]
+    options = ("--backend", backend, "--slots", "1", "--first-uid", str(uid), "--max-waiting", "4")
+    options += ("--languages", str(Path(__file__).with_name("languages.yaml")))
+    with LocalService(options) as local:
+        yield RunningService(local, uid)
