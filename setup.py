@@ -4,10 +4,13 @@ from setuptools import find_packages, setup
 
 CORE = [
     "aiohttp",
+    "cyaron==0.7.0",
+    "fastapi",
     "math-verify>=0.9",
     "megatron-core==0.16.1",
     "numpy",
     "omegaconf>=2.4",
+    "prometheus_client",
     "psutil",
     "pyarrow",
     "pybind11",
@@ -17,6 +20,7 @@ CORE = [
     "sentencepiece",
     "tensorboard",
     "transformers>=5.19",
+    "uvicorn",
     "wandb",
     "xxhash",
 ]
@@ -28,6 +32,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11,<3.12",
     packages=find_packages(include=["megatron_k15", "megatron_k15.*"]),
+    package_data={"megatron_k15.sandbox": ["*.cpp"]},
     install_requires=CORE,
     extras_require={
         # requirements/cpu.lock pins the whole environment; these name what stands behind it.

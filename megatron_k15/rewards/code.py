@@ -7,7 +7,6 @@ is made up.
 
 import asyncio
 import os
-import re
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -22,24 +21,7 @@ from megatron_k15.sandbox.problem import read_problem
 from megatron_k15.sandbox.values import Report, Submission
 from megatron_k15.types import Prompt
 
-TAIL = 262_144
-"""Characters of the end of a response in which a program is looked for."""
-FENCE = re.compile(r"^ {0,3}```[^\n`]*$", re.MULTILINE)
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 2.0
-
-
-def extract_program(text: str) -> str | None:
-    """The content of the last closed ``` block; None where there is none."""
-    tail = text[-TAIL:]
-    fences = list(FENCE.finditer(tail))
-    # In a cut tail the first fence may close a block whose start is gone: pairs count from the end.
-    if len(text) > TAIL and len(fences) % 2:
-        fences = fences[1:]
-    pairs = list(zip(fences[::2], fences[1::2], strict=False))
-    if not pairs:
-        return None
-    opening, closing = pairs[-1]
-    return tail[opening.end() + 1 : closing.start()] or None
 
 
 class CodeJudge:

@@ -9,10 +9,11 @@ from typing import Any, Self
 from megatron_k15.config import RewardConfig, SandboxConfig
 from megatron_k15.errors import RewardError
 from megatron_k15.rewards.answers import extract_answer
-from megatron_k15.rewards.code import CodeJudge, extract_program
+from megatron_k15.rewards.code import CodeJudge
 from megatron_k15.rewards.math_equality import exactly_equal
 from megatron_k15.rewards.terms import JudgedGroup, Term, reward_terms
 from megatron_k15.rewards.workers import WorkerPool
+from megatron_k15.sandbox.fenced_program import extract_program
 from megatron_k15.types import Group, Prompt, Score, Trajectory
 
 GYM_PREFIX = "reasoning_gym:"

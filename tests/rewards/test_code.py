@@ -13,8 +13,8 @@ import pytest
 
 from megatron_k15.config import RewardConfig, SandboxConfig
 from megatron_k15.errors import RewardError
-from megatron_k15.rewards.code import TAIL, extract_program
 from megatron_k15.rewards.score import Scorer
+from megatron_k15.sandbox.fenced_program import TAIL, extract_program
 from megatron_k15.types import Group, Prompt
 from tests.rewards.trajectories import prompt, trajectory
 
