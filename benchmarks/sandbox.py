@@ -66,7 +66,7 @@ class Service:
 
     def holdings(self) -> dict[str, float]:
         proc = Path("/proc", str(self.process.pid))
-        cgroups = Path("/sys/fs/cgroup").rglob(f"k15-sandbox-{self.process.pid}")
+        cgroups = Path("/sys/fs/cgroup").rglob(f"k15-sandbox-*-{self.process.pid}")
         return {
             "processes": len(self.process.children(recursive=True)),
             "mounts": len((proc / "mountinfo").read_text().splitlines()),

@@ -42,7 +42,8 @@ int main(int count, char **arguments) {
   require(next + 1 < count, "no command");
   limit(RLIMIT_STACK, std::strtoull(arguments[2], nullptr, 10));
   limit(RLIMIT_FSIZE, std::strtoull(arguments[3], nullptr, 10));
-  limit(RLIMIT_CORE, 0);
+  // One byte, not none: the kernel starts a host's dump handler, as root, for every limit but this one.
+  limit(RLIMIT_CORE, 1);
   limit(RLIMIT_NOFILE, 1024);
   limit(RLIMIT_MEMLOCK, 65536);
   limit(RLIMIT_MSGQUEUE, 0);

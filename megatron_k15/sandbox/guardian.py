@@ -18,11 +18,16 @@ from types import FrameType
 
 from megatron_k15.sandbox.cgroups import remove_tree
 
-PREFIX = "k15-sandbox-"
 CGROUPS = Path("/sys/fs/cgroup")
 POLL_SECONDS = 0.2
 STOP_SECONDS = 3.0
 PR_SET_PDEATHSIG = 1
+
+
+def service_name(server_pid: int | str) -> str:
+    """What the server's cgroups are called, and its directory begins with. Process ids mean something in one pid
+    namespace only, while containers may share cgroup trees."""
+    return f"k15-sandbox-{Path('/proc/self/ns/pid').stat().st_ino}-{server_pid}"
 
 
 class Guardian:
@@ -87,7 +92,7 @@ class Guardian:
 def remove_stale() -> None:
     """Clear up after servers on this machine that are gone without their guardians."""
     names = {path.name for path in _leftovers("*")}
-    for pid in {name.removeprefix(PREFIX).split("-")[0] for name in names}:
+    for pid in {name.removeprefix(service_name("")).split("-")[0] for name in names}:
         if pid.isdigit() and not _is_running(int(pid)):
             remove_leftovers(int(pid))
 
@@ -113,8 +118,8 @@ def _leftovers(pid: str) -> list[Path]:
     trees = [root for root in (CGROUPS, *CGROUPS.glob("*")) if root.is_dir()]
     own = {line.split(":", 2)[2].strip().lstrip("/") for line in Path("/proc/self/cgroup").read_text().splitlines()}
     parents = {tree / path for tree in trees for path in {"", *own}}
-    found = [path for parent in parents if parent.is_dir() for path in parent.glob(f"{PREFIX}{pid}")]
-    return found + list(Path(tempfile.gettempdir()).glob(f"{PREFIX}{pid}-*"))
+    found = [path for parent in parents if parent.is_dir() for path in parent.glob(service_name(pid))]
+    return found + list(Path(tempfile.gettempdir()).glob(f"{service_name(pid)}-*"))
 
 
 if __name__ == "__main__":

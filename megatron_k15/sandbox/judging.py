@@ -18,6 +18,8 @@ from megatron_k15.sandbox.values import Case, CaseReport, CompileReport, Limits,
 
 COMPILER_OUTPUT_BYTES = 4096
 CHECKER_ACCEPTS, CHECKER_REJECTS = 0, 1
+SIGNALS = 128
+"""Exit codes above this one: ended by a signal."""
 CHECKER_FILES = ("input", "output", "expected")
 
 
@@ -61,7 +63,7 @@ def prepared(slot: Slot, language: Language, source: str, limits: Limits, name: 
     """Write the source into a directory of its own and compile it there, in a jail like any other."""
     room = language.compile_limits if language.compile else limits
     # The source must fit, whatever the disk limit for the program itself.
-    content = source.encode()
+    content = source.encode(errors="replace")  # JSON can spell halves of surrogate pairs
     room = replace(room, disk_bytes=room.disk_bytes + len(content))
     with slot.program_directory(name, room) as directory:
         directory.write(language.source_name, content)
@@ -154,10 +156,13 @@ def _is_right(slot: Slot, submission: Submission, checker: Program | None, case:
             limits=Limits(cpu_seconds=10.0, wall_seconds=30.0),
             binds=(checker.bind, directory.bind("/case")),
         )
-    if said.exit_code not in (CHECKER_ACCEPTS, CHECKER_REJECTS) or said.oom_killed:
+    if said.oom_killed or said.stopped_for or said.exit_code is None or said.exit_code > SIGNALS:
+        # A hostile output may exhaust a checker. That is not right, and it is no reason to judge no other.
+        return False
+    if said.exit_code not in (CHECKER_ACCEPTS, CHECKER_REJECTS):
         raise CheckerError(
-            f"a checker must exit with 0 (right) or 1 (wrong); it ended with code {said.exit_code}, stopped for "
-            f"{said.stopped_for}: {_text(said.stderr, 500)}"
+            f"a checker must exit with 0 (right) or 1 (wrong); it ended with code {said.exit_code}: "
+            f"{_text(said.stderr, 500)}"
         )
     return said.exit_code == CHECKER_ACCEPTS
 

@@ -14,12 +14,14 @@ from megatron_k15.sandbox import mounts
 from megatron_k15.sandbox.bubblewrap import Bubblewrap
 from megatron_k15.sandbox.cgroups import Hierarchy, open_hierarchy
 from megatron_k15.sandbox.crun import Crun
-from megatron_k15.sandbox.errors import RequirementError
-from megatron_k15.sandbox.guardian import PREFIX
+from megatron_k15.sandbox.errors import JailError, RequirementError
+from megatron_k15.sandbox.guardian import service_name
 from megatron_k15.sandbox.jail import Backend
+from megatron_k15.sandbox.languages import Language
 from megatron_k15.sandbox.root import Root
 from megatron_k15.sandbox.seccomp import seccomp_program
 from megatron_k15.sandbox.slot import Slot
+from megatron_k15.sandbox.values import Limits
 
 BACKENDS = ("bubblewrap", "crun")
 
@@ -48,7 +50,7 @@ class Machine:
         if os.geteuid() != 0:
             raise RequirementError(f"the sandbox must be started as root; this is user {os.geteuid()}")
         with contextlib.ExitStack() as stack:
-            name = f"{PREFIX}{os.getpid()}"
+            name = service_name(os.getpid())
             # A killed jail's first process comes to us instead of the host's init.
             ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
             directory = Path(tempfile.mkdtemp(prefix=f"{name}-"))
@@ -60,6 +62,7 @@ class Machine:
             self.root = Root(directory, self._config.packages)
             stack.callback(mounts.unmount, directory)
             self._make_slots(directory, hierarchy, stack)
+            self._try_a_jail()
             self._stack = stack.pop_all()
         return self
 
@@ -79,6 +82,19 @@ class Machine:
             )
             self.slots.append(slot)
             stack.callback(slot.close)
+
+    def _try_a_jail(self) -> None:
+        """What a kernel or a container forbids shows here, not with the first submission."""
+        nothing = Language(source_name="", run=("/bin/true",))
+        try:
+            slot = self.slots[0]
+            trial = slot.submit(
+                lambda slot: slot.run(nothing.run, language=nothing, limits=Limits(), binds=())
+            ).result()
+        except JailError as error:
+            raise RequirementError(f"this machine must allow {self._config.backend} its jails; {error}") from error
+        if trial.exit_code != 0:
+            raise RequirementError(f"/bin/true must run in a jail of {self._config.backend}; it ended with {trial}")
 
     def _backend(self) -> Backend:
         match self._config.backend:

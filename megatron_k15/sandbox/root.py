@@ -102,6 +102,12 @@ class Root:
             (target / name).symlink_to(place)
         mounts.remount_read_only(target, devices=True)
 
+    def has(self, command: str) -> bool:
+        """Whether the jail has the program at this absolute path, or will have it after compiling."""
+        place = self.python if command == "{python}" else command
+        # Links may be absolute, and then mean the host's root here: the link itself is enough.
+        return place.startswith("/box/") or os.path.lexists(self.path / place.lstrip("/"))
+
     @property
     def python(self) -> str:
         """The interpreter's path inside the jail: no shim, no virtual environment."""

@@ -119,19 +119,20 @@ class Runner:
                 exit_code = self._end(pid)
             for stream in streams:
                 stream.read()
-            if not started.was_written() and stopped_for is None:
+            after = self._cgroup.usage()
+            oom_killed = after.oom_kills > before.oom_kills
+            if not (started.was_written() or stopped_for or oom_killed):
                 raise JailError(
                     f"{self._backend.name} must set the jail up; it ended with code {exit_code}: "
                     f"{streams[1].text()[-500:].decode(errors='replace').strip()}"
                 )
-        after = self._cgroup.usage()
         if stopped_for is None and any(stream.is_over for stream in streams):
             stopped_for = "output"
         return Measured(
             cpu_seconds=after.cpu_seconds - before.cpu_seconds,
             wall_seconds=wall_seconds,
             peak_memory_bytes=self._cgroup.peak_memory_bytes(),
-            oom_killed=after.oom_kills > before.oom_kills,
+            oom_killed=oom_killed,
             stopped_for=stopped_for,
             exit_code=None if stopped_for else exit_code,
             stdout=streams[0].text(),

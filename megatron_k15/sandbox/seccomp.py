@@ -10,6 +10,7 @@ import ctypes
 import ctypes.util
 import errno
 import os
+import resource
 import socket
 
 from megatron_k15.sandbox.errors import RequirementError
@@ -29,13 +30,13 @@ ALLOWED = """
     lstat64 madvise membarrier memfd_create mincore mkdir mkdirat mknod mknodat mlock mlock2 mlockall mmap mmap2
     mprotect mremap mseal msync munlock munlockall munmap nanosleep newfstatat open openat openat2 pause pidfd_open
     pidfd_send_signal pipe pipe2 pkey_alloc pkey_free pkey_mprotect poll ppoll ppoll_time64 prctl pread64 preadv preadv2
-    prlimit64 pselect6 pselect6_time64 pwrite64 pwritev pwritev2 read readahead readlink readlinkat readv recv recvfrom
+    pselect6 pselect6_time64 pwrite64 pwritev pwritev2 read readahead readlink readlinkat readv recv recvfrom
     recvmmsg recvmmsg_time64 recvmsg rename renameat renameat2 restart_syscall rmdir riscv_flush_icache riscv_hwprobe
     rseq rt_sigaction rt_sigpending rt_sigprocmask rt_sigqueueinfo rt_sigreturn rt_sigsuspend rt_sigtimedwait
     rt_sigtimedwait_time64 rt_tgsigqueueinfo sched_get_priority_max sched_get_priority_min sched_getaffinity
     sched_getattr sched_getparam sched_getscheduler sched_rr_get_interval sched_setaffinity sched_yield select send
     sendfile sendfile64 sendmmsg sendmsg sendto set_robust_list set_thread_area set_tid_address setfsgid setfsuid setgid
-    setgroups setitimer setpgid setpriority setregid setresgid setresuid setreuid setrlimit setsid setsockopt setuid
+    setgroups setitimer setpgid setpriority setregid setresgid setresuid setreuid setsid setsockopt setuid
     shutdown sigaltstack signalfd signalfd4 socketpair splice stat stat64 statfs statfs64 statx symlink symlinkat
     sync_file_range sysinfo tgkill time timer_create timer_delete timer_getoverrun timer_gettime timer_gettime64
     timer_settime timer_settime64 timerfd_create timerfd_gettime timerfd_gettime64 timerfd_settime timerfd_settime64
@@ -48,7 +49,7 @@ NEW_NAMESPACES = 0x7E020000
 
 _ALLOW = 0x7FFF0000
 _ERRNO = 0x00050000
-_EQUAL, _MASKED_EQUAL = 4, 7
+_NOT_EQUAL, _EQUAL, _MASKED_EQUAL = 1, 4, 7
 _OPTIMIZE = 8
 _BINARY_TREE = 2
 _UNKNOWN = -1
@@ -73,6 +74,10 @@ def seccomp_program() -> bytes:
         for name in ALLOWED:
             _allow(library, context, name)
         _allow(library, context, "socket", _Comparison(0, _EQUAL, socket.AF_UNIX, 0))
+        # The limit on core dumps stays: see enter.cpp. Reading it is free.
+        _allow(library, context, "setrlimit", _Comparison(0, _NOT_EQUAL, resource.RLIMIT_CORE, 0))
+        _allow(library, context, "prlimit64", _Comparison(1, _NOT_EQUAL, resource.RLIMIT_CORE, 0))
+        _allow(library, context, "prlimit64", _Comparison(2, _EQUAL, 0, 0))
         # clone3 hides its flags from filters: glibc takes clone where it does not exist.
         _allow(library, context, "clone", _Comparison(0, _MASKED_EQUAL, NEW_NAMESPACES, 0))
         return _export(library, context)

@@ -14,9 +14,11 @@ from megatron_k15.errors import ConfigError
 from megatron_k15.sandbox.languages import Language, built_in_languages, read_languages
 from megatron_k15.sandbox.machine import Machine, MachineConfig
 from megatron_k15.sandbox.pool import Pool
+from megatron_k15.sandbox.root import Root
 from megatron_k15.sandbox.service import build_app
 
 BACKLOG = 1024
+log = logging.getLogger(__name__)
 
 
 def serve(options: argparse.Namespace, token: str | None) -> None:
@@ -78,6 +80,18 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+def _installed(languages: Mapping[str, Language], root: Root) -> dict[str, Language]:
+    """Without a compiler every program would look wrong: its language is better refused."""
+    installed = {}
+    for name, language in languages.items():
+        absent = [words[0] for words in (language.compile, language.run) if words and not root.has(words[0])]
+        if absent:
+            log.warning("language %s is left out: %s is not installed", name, ", ".join(absent))
+        else:
+            installed[name] = language
+    return installed
+
+
 async def _serve(
     machine: Machine,
     languages: Mapping[str, Language],
@@ -85,6 +99,7 @@ async def _serve(
     options: argparse.Namespace,
     token: str | None,
 ) -> None:
+    languages = _installed(languages, machine.root)
     pool = Pool(machine.slots, languages, max_waiting=options.max_waiting)
     app = build_app(pool, token=token, max_body_bytes=options.max_body_bytes)
     server = uvicorn.Server(

@@ -41,7 +41,7 @@ class RunningService:
     def host_state(self) -> Mapping[str, Any]:
         """Everything a run could leave behind: equal before and after it."""
         server = Path("/proc", str(self.server.pid))
-        groups = sorted(path for path in CGROUPS.rglob(f"k15-sandbox-{self.server.pid}/*") if path.is_dir())
+        groups = sorted(path for path in CGROUPS.rglob(f"k15-sandbox-*-{self.server.pid}/*") if path.is_dir())
         return {
             "processes of the slot's user": processes_of(self.uid),
             "children of the server": [child.pid for child in self.server.children(recursive=True)],

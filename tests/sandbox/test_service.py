@@ -154,8 +154,8 @@ def test_a_killed_service_leaves_nothing(backend: str, killed: str) -> None:
             _wait_for("the server's end", lambda: not server.is_running() or server.status() == psutil.STATUS_ZOMBIE)
             assert client is local.ready()  # the next guardian clears up
         _wait_for("the programs' end", lambda: processes_of(uid) == [])
-        _wait_for("the cgroups' end", lambda: not list(Path("/sys/fs/cgroup").rglob(f"k15-sandbox-{server.pid}")))
-        _wait_for("the directory's end", lambda: not list(Path("/tmp").glob(f"k15-sandbox-{server.pid}-*")))
+        _wait_for("the cgroups' end", lambda: not list(Path("/sys/fs/cgroup").rglob(f"k15-sandbox-*-{server.pid}")))
+        _wait_for("the directory's end", lambda: not list(Path("/tmp").glob(f"k15-sandbox-*-{server.pid}-*")))
 
 
 def test_a_dead_service_is_started_again_and_a_silent_one_is_killed() -> None:

@@ -70,7 +70,9 @@ def test_comparisons(
 CHECKER = """
 import sys
 given, output, expected = (open(name).read() for name in sys.argv[1:])
-if "crash" in output: raise SystemExit(7)
+if "fail" in output: raise SystemExit(7)
+if "exhaust" in output: x = b"1" * (1 << 30)
+if "abort" in output: __import__("os").abort()
 sys.exit(0 if sorted(output.split()) == sorted(expected.split()) and given == "any order" else 1)
 """
 
@@ -81,8 +83,11 @@ def test_a_checker_decides_where_several_outputs_are_right(service: RunningServi
     right = service.run("bash", "echo 3; echo 1 2", case, checker=checker)
     wrong = service.run("bash", "echo 3; echo 1", case, checker=checker)
     assert (right.verdict, wrong.verdict) == ("accepted", "wrong_answer")
+    # An output that the checker cannot bear is not right; it must not stop the judging of others either.
+    for output in ("exhaust", "abort"):
+        assert service.run("bash", f"echo {output}", case, checker=checker).verdict == "wrong_answer"
     with pytest.raises(SandboxError, match=r"must exit with 0 \(right\) or 1 \(wrong\); it ended with code 7"):
-        service.run("bash", "echo crash", case, checker=checker)
+        service.run("bash", "echo fail", case, checker=checker)
     with pytest.raises(SandboxError, match="the checker must compile"):
         service.run("bash", "echo", case, checker=Checker(language="c", source="x"))
 
@@ -139,3 +144,34 @@ def test_large_inputs_and_outputs_pass_through(service: RunningService) -> None:
 def test_an_allowance_out_of_range_is_refused() -> None:
     with pytest.raises(ValueError, match=r"limits.cpu_seconds must be from 0.01 to 600, got 0"):
         Limits(cpu_seconds=0)
+
+
+def test_ordinary_programs_find_what_they_need(service: RunningService) -> None:
+    """Threads, processes, pipes, files, shared memory and a database, with nothing but the standard library."""
+    source = """
+import asyncio, concurrent.futures, multiprocessing, sqlite3, subprocess, tempfile, threading
+
+def square(n): return n * n
+
+if __name__ == "__main__":
+    with multiprocessing.Pool(2) as pool: print(sum(pool.map(square, range(10))))
+    with concurrent.futures.ThreadPoolExecutor(4) as threads: print(sum(threads.map(square, range(10))))
+    print(subprocess.run(["sort", "-n"], input="10\n9\n", capture_output=True, text=True).stdout.split())
+    with tempfile.NamedTemporaryFile("w+") as file: file.write("x"); file.seek(0); print(file.read())
+    print(sqlite3.connect(":memory:").execute("select 6 * 7").fetchone()[0])
+    async def main(): return (await asyncio.gather(*(asyncio.sleep(0.01, n) for n in range(5))))
+    print(sum(asyncio.run(main())))
+    event = threading.Event(); threading.Timer(0.01, event.set).start(); print(event.wait(1))
+    import resource; print(resource.getrlimit(resource.RLIMIT_CORE)[0])
+"""
+    assert service.output("python", source).splitlines() == ["285", "285", "['9', '10']", "x", "42", "10", "True", "1"]
+
+
+def test_half_a_surrogate_pair_in_a_source_is_a_wrong_program_and_no_more(bubblewrap_service: RunningService) -> None:
+    report = bubblewrap_service.run("python", "print('\ud800')", Case(expected="x"))
+    assert report.verdict == "wrong_answer"
+
+
+def test_a_language_without_its_compiler_is_refused(bubblewrap_service: RunningService) -> None:
+    with pytest.raises(SandboxError, match=r"language must be one of .*; got 'absent'"):
+        bubblewrap_service.run("absent", "")
