@@ -52,7 +52,7 @@ class SandboxClient:
         headers = {"Authorization": f"Bearer {self._token}"} if self._token else {}
         connection = self._connection(timeout_seconds)
         try:
-            connection.request(method, path, json.dumps(body) if body is not None else None, headers)
+            connection.request(method, path, _encoded(body) if body is not None else None, headers)
             response = connection.getresponse()
             content = response.read()
         except (OSError, http.client.HTTPException) as error:
@@ -76,6 +76,11 @@ class SandboxClient:
             text = content[:200].decode(errors="replace")
             raise SandboxGoneError(f"no sandbox answers at {self.address}; status {status}: {text}") from error
         raise SandboxBusyError(message) if status in (429, 503) else SandboxError(message)
+
+
+def _encoded(body: Any) -> bytes:
+    """A lone half of a surrogate pair, which Python's text may hold and JSON may not, becomes a question mark."""
+    return json.dumps(body, ensure_ascii=False).encode(errors="replace")
 
 
 class _UnixConnection(http.client.HTTPConnection):

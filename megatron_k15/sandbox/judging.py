@@ -63,7 +63,7 @@ def prepared(slot: Slot, language: Language, source: str, limits: Limits, name: 
     """Write the source into a directory of its own and compile it there, in a jail like any other."""
     room = language.compile_limits if language.compile else limits
     # The source must fit, whatever the disk limit for the program itself.
-    content = source.encode(errors="replace")  # JSON can spell halves of surrogate pairs
+    content = source.encode()
     room = replace(room, disk_bytes=room.disk_bytes + len(content))
     with slot.program_directory(name, room) as directory:
         directory.write(language.source_name, content)

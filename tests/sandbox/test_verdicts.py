@@ -148,7 +148,7 @@ def test_an_allowance_out_of_range_is_refused() -> None:
 
 def test_ordinary_programs_find_what_they_need(service: RunningService) -> None:
     """Threads, processes, pipes, files, shared memory and a database, with nothing but the standard library."""
-    source = """
+    source = r"""
 import asyncio, concurrent.futures, multiprocessing, sqlite3, subprocess, tempfile, threading
 
 def square(n): return n * n
