@@ -57,7 +57,7 @@ class Guardian:
         return self._server_pid
 
     def watch(self) -> int:
-        """Wait for the server's end, and clear up; its exit code, 0 if it was told to stop."""
+        """Wait for the server's end, and clear up; its exit code (128 + N for signal N), 0 if it was told to stop."""
         while (code := self._exit_code()) is None and not self._told_to_stop and not self._is_orphan():
             time.sleep(POLL_SECONDS)
         if code is None:
@@ -74,7 +74,8 @@ class Guardian:
 
     def _exit_code(self) -> int | None:
         pid, status = os.waitpid(self._server_pid, os.WNOHANG)
-        return os.waitstatus_to_exitcode(status) if pid else None
+        code = os.waitstatus_to_exitcode(status) if pid else None
+        return code if code is None or code >= 0 else 128 - code
 
     def _stop_server(self) -> None:
         """Politely, so that answers under way get out; then not."""

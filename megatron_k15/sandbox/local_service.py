@@ -23,6 +23,8 @@ from megatron_k15.sandbox.errors import SandboxError
 START_SECONDS = 60.0
 STOP_SECONDS = 15.0
 STDERR_SHOWN = 2000
+SIGNALS = 128
+"""Exit codes above this one, and negative ones: ended by a signal."""
 
 
 class LocalService:
@@ -80,7 +82,10 @@ class LocalService:
             if self._process is None:
                 self._start()
                 self._watcher.start()
-            elif self._process.poll() is not None:
+            while (code := self._process.poll()) is not None:  # type: ignore[union-attr]
+                if 0 < code <= SIGNALS and self._process is not self._ready_process:
+                    raise SandboxError(f"the sandbox must start; it ended with code {code}; {self._last_words()}")
+                # It has run before, or something has killed it: once more.
                 self._count_restart()
                 self._start()
             return self._client
@@ -114,10 +119,10 @@ class LocalService:
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
                 start_new_session=True,  # Ctrl-C is the run's to handle
             )
-        if not _says_ready(self._process, time.monotonic() + START_SECONDS):
+        if _says_ready(self._process, time.monotonic() + START_SECONDS):
+            self._ready_process = self._process
+        else:
             self._stop(self._process)
-            raise SandboxError(f"the sandbox must start within {START_SECONDS:.0f} s; {self._last_words()}")
-        self._ready_process = self._process
 
     def _watch(self) -> None:
         """Kill a service that is alive and says nothing; those who wait for it then start another."""
