@@ -184,9 +184,11 @@ class CgroupV2(Cgroup):
             self._dir.rmdir()
 
     def _forbid_new_processes(self) -> None:
-        _write(self._dir / "pids.max", "0")
-        if (self._dir / "cgroup.kill").exists():  # Linux 5.14: all at once
-            _write(self._dir / "cgroup.kill", "1")
+        kill = self._dir / "cgroup.kill"
+        if kill.exists():  # Linux 5.14: all at once
+            _write(kill, "1")
+        else:
+            _write(self._dir / "pids.max", "0")
 
 
 class Hierarchy:
@@ -232,7 +234,7 @@ def open_hierarchy(name: str) -> Hierarchy:
             directories = {"": parent / name}
         else:
             raise RequirementError(
-                f"cgroups need mounted trees with {', '.join(CONTROLLERS)} (v1) or a v2 tree; found {sorted(trees)}"
+                f"cgroups need mounted v1 trees for {', '.join(CONTROLLERS)}, or a v2 tree; found {sorted(trees)}"
             )
         for directory in directories.values():
             directory.mkdir(exist_ok=True)

@@ -12,7 +12,7 @@ from megatron_k15.sandbox.client import SandboxClient
 from megatron_k15.sandbox.local_service import LocalService
 from megatron_k15.sandbox.values import Case, Limits, Report, Submission
 
-SHORT = Limits(cpu_seconds=1.0, wall_seconds=3.0, memory_bytes=128 << 20)
+SHORT = Limits(cpu_seconds=1.0, wall_seconds=2.0, memory_bytes=128 << 20)
 CGROUPS = Path("/sys/fs/cgroup")
 
 
