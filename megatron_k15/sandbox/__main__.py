@@ -10,8 +10,7 @@ from pathlib import Path
 
 from megatron_k15.errors import K15Error
 from megatron_k15.sandbox.guardian import Guardian
-
-TOKEN_VARIABLE = "K15_SANDBOX_TOKEN"
+from megatron_k15.sandbox.values import TOKEN_VARIABLE
 
 
 def main(arguments: list[str] | None = None) -> int:

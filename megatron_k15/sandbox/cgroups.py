@@ -1,7 +1,7 @@
 """One cgroup per slot, made beforehand and used again and again (§2.6.4): limits in, measured use out.
 
-cgroup v1 (one tree per controller) and v2 (one tree for all) both exist in the field, and mixtures: where any of
-`memory` and `pids` hangs in a v1 tree, v1 is used. `open_hierarchy()` finds out which; the two classes share one face.
+cgroup v1 (one tree per controller) and v2 (one tree for all) both exist in the field; the two classes share one face,
+and `cgroup_trees.py` finds out which a machine has.
 The counters kept here are what verdicts are made of: no program can write them.
 """
 
@@ -13,11 +13,9 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 
-from megatron_k15.sandbox.errors import JailError, RequirementError
+from megatron_k15.sandbox.errors import JailError
 
 DRAIN_SECONDS = 10.0
-MOUNTS = Path("/proc/self/mounts")
-OWN_CGROUPS = Path("/proc/self/cgroup")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,15 +96,15 @@ class CgroupV1(Cgroup):
         return sorted({str(directory / "cgroup.procs") for directory in self._dirs.values()})
 
     def begin(self, *, memory_bytes: int, max_tasks: int) -> None:
-        _write(self._pids / "pids.max", str(max_tasks))
+        write_file(self._pids / "pids.max", str(max_tasks))
         total = self._memory / "memory.memsw.limit_in_bytes"
         # Memory plus swap can never be less than memory: lift it first, then bring both down.
         if total.exists():
-            _write(total, "-1")
-        _write(self._memory / "memory.limit_in_bytes", str(memory_bytes))
+            write_file(total, "-1")
+        write_file(self._memory / "memory.limit_in_bytes", str(memory_bytes))
         if total.exists():
-            _write(total, str(memory_bytes))
-        _write(self._memory / "memory.max_usage_in_bytes", "0")
+            write_file(total, str(memory_bytes))
+        write_file(self._memory / "memory.max_usage_in_bytes", "0")
         self._held_bytes = _number(self._memory / "memory.usage_in_bytes")
 
     def usage(self) -> Usage:
@@ -125,7 +123,7 @@ class CgroupV1(Cgroup):
                 directory.rmdir()
 
     def _forbid_new_processes(self) -> None:
-        _write(self._pids / "pids.max", "0")
+        write_file(self._pids / "pids.max", "0")
 
 
 class CgroupV2(Cgroup):
@@ -145,10 +143,10 @@ class CgroupV2(Cgroup):
         if not self._reset_peak():
             self._dir.rmdir()
             self._dir.mkdir()
-        _write(self._dir / "pids.max", str(max_tasks))
-        _write(self._dir / "memory.max", str(memory_bytes))
+        write_file(self._dir / "pids.max", str(max_tasks))
+        write_file(self._dir / "memory.max", str(memory_bytes))
         if (self._dir / "memory.swap.max").exists():
-            _write(self._dir / "memory.swap.max", "0")
+            write_file(self._dir / "memory.swap.max", "0")
         self._held_bytes = _number(self._dir / "memory.current")
 
     def _reset_peak(self) -> bool:
@@ -186,134 +184,12 @@ class CgroupV2(Cgroup):
     def _forbid_new_processes(self) -> None:
         kill = self._dir / "cgroup.kill"
         if kill.exists():  # Linux 5.14: all at once
-            _write(kill, "1")
+            write_file(kill, "1")
         else:
-            _write(self._dir / "pids.max", "0")
+            write_file(self._dir / "pids.max", "0")
 
 
-class Hierarchy:
-    """Where slots' cgroups are made: a directory of the service's own in each tree that is needed.
-
-    Args:
-        parents: v1: controller → directory. v2: the one directory under the key "".
-    """
-
-    def __init__(self, parents: dict[str, Path]) -> None:
-        self._parents = parents
-        self.version = 2 if "" in parents else 1
-
-    def create(self, name: str) -> Cgroup:
-        if self.version == 2:
-            return CgroupV2(self._parents[""], name)
-        return CgroupV1(self._parents, name)
-
-    def remove(self) -> None:
-        """Kill and remove all that is below, then the directories themselves."""
-        for parent in set(self._parents.values()):
-            remove_tree(parent)
-
-
-CONTROLLERS = ("memory", "pids", "cpuacct")
-
-
-def open_hierarchy(name: str) -> Hierarchy:
-    """Make the service's directories, called `name`, in the trees of this machine.
-
-    Raises:
-        RequirementError: no usable tree, or no right to write there.
-    """
-    trees = _mounted_trees()
-    try:
-        if all(controller in trees for controller in CONTROLLERS):
-            own = _own_paths()
-            parents = {name_: _own_directory(trees[name_], own.get(name_, "/")) for name_ in CONTROLLERS}
-            directories = {controller: parent / name for controller, parent in parents.items()}
-        elif "" in trees:
-            parent = _own_directory(trees[""], _own_paths().get("", "/"))
-            _enable(parent)
-            directories = {"": parent / name}
-        else:
-            raise RequirementError(
-                f"cgroups need mounted v1 trees for {', '.join(CONTROLLERS)}, or a v2 tree; found {sorted(trees)}"
-            )
-        for directory in directories.values():
-            directory.mkdir(exist_ok=True)
-            if "" in directories:
-                _enable(directory)
-    except OSError as error:
-        raise RequirementError(
-            f"the sandbox must be able to make cgroups, as root outside of a container or in one started with "
-            f"--privileged; {error}"
-        ) from error
-    return Hierarchy(directories)
-
-
-def remove_tree(directory: Path) -> None:
-    """Kill all processes of a cgroup and those below it, and remove them. What is already gone is no error."""
-    if not directory.is_dir():
-        return
-    for child in [path for path in directory.iterdir() if path.is_dir()]:
-        remove_tree(child)
-    deadline = time.monotonic() + DRAIN_SECONDS
-    while time.monotonic() < deadline:
-        try:
-            for pid in (directory / "cgroup.procs").read_text().split():
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(int(pid), signal.SIGKILL)
-            directory.rmdir()
-        except FileNotFoundError:
-            return
-        except OSError:
-            time.sleep(0.01)
-        else:
-            return
-
-
-def _mounted_trees() -> dict[str, Path]:
-    """Controller → mount point of its v1 tree, and "" → that of the v2 tree."""
-    trees = {}
-    for line in MOUNTS.read_text().splitlines():
-        _, point, kind, options = line.split()[:4]
-        if kind == "cgroup2":
-            trees[""] = Path(point)
-        elif kind == "cgroup":
-            trees |= {option: Path(point) for option in options.split(",") if option in CONTROLLERS}
-    return trees
-
-
-def _own_paths() -> dict[str, str]:
-    """Controller ("" for v2) → path of this process's cgroup in its tree."""
-    paths: dict[str, str] = {}
-    for line in OWN_CGROUPS.read_text().splitlines():
-        _, controllers, path = line.split(":", 2)
-        paths |= dict.fromkeys(controllers.split(","), path)
-    return paths
-
-
-def _own_directory(mount_point: Path, path: str) -> Path:
-    """Below our own cgroup, whose limits hold for the jails too. In a container the path may be the host's."""
-    directory = mount_point / path.lstrip("/")
-    return directory if directory.is_dir() else mount_point
-
-
-def _enable(directory: Path) -> None:
-    """Let the children of a v2 cgroup have the controllers.
-
-    A v2 cgroup with controllers for its children must hold no process itself: those of ours move into a child.
-    """
-    control = directory / "cgroup.subtree_control"
-    try:
-        _write(control, "+memory +pids +cpu")
-    except OSError:
-        leaf = directory / "k15-others"
-        leaf.mkdir(exist_ok=True)
-        for pid in (directory / "cgroup.procs").read_text().split():
-            with contextlib.suppress(ProcessLookupError):
-                _write(leaf / "cgroup.procs", pid)
-        _write(control, "+memory +pids +cpu")
-
-
-def _write(path: Path, text: str) -> None:
+def write_file(path: Path, text: str) -> None:
     # One write call: the kernel takes each as a whole command.
     fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:

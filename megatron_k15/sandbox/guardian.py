@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from types import FrameType
 
-from megatron_k15.sandbox.cgroups import remove_tree
+from megatron_k15.sandbox.cgroup_trees import remove_tree
 
 CGROUPS = Path("/sys/fs/cgroup")
 POLL_SECONDS = 0.2

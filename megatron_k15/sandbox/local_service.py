@@ -19,6 +19,7 @@ from pathlib import Path
 import megatron_k15
 from megatron_k15.sandbox.client import SandboxClient, SandboxGoneError
 from megatron_k15.sandbox.errors import SandboxError
+from megatron_k15.sandbox.values import TOKEN_VARIABLE
 
 START_SECONDS = 60.0
 STOP_SECONDS = 15.0
@@ -116,7 +117,8 @@ class LocalService:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+                # Nobody else reaches its socket: a token that is meant for another sandbox is not asked for here.
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), TOKEN_VARIABLE: ""},
                 start_new_session=True,  # Ctrl-C is the run's to handle
             )
         if _says_ready(self._process, time.monotonic() + START_SECONDS):

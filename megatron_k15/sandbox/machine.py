@@ -12,7 +12,7 @@ from typing import Self
 
 from megatron_k15.sandbox import mounts
 from megatron_k15.sandbox.bubblewrap import Bubblewrap
-from megatron_k15.sandbox.cgroups import Hierarchy, open_hierarchy
+from megatron_k15.sandbox.cgroup_trees import Hierarchy, open_hierarchy
 from megatron_k15.sandbox.crun import Crun
 from megatron_k15.sandbox.errors import JailError, RequirementError
 from megatron_k15.sandbox.guardian import service_name

@@ -15,6 +15,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Self
 
 MIB = 1 << 20
+TOKEN_VARIABLE = "K15_SANDBOX_TOKEN"
+"""Environment variable of a service that is to ask for a token."""
 STRICT = {"extra": "forbid"}
 """For the service's parser (pydantic): a misspelt field is refused, not ignored."""
 

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from megatron_k15.sandbox import cgroups
-from megatron_k15.sandbox.cgroups import CgroupV2, Usage, open_hierarchy, remove_tree
+from megatron_k15.sandbox import cgroup_trees
+from megatron_k15.sandbox.cgroup_trees import open_hierarchy, remove_tree
+from megatron_k15.sandbox.cgroups import CgroupV2, Usage
 from megatron_k15.sandbox.errors import RequirementError
 
 V2_TREES = [
@@ -21,8 +22,8 @@ FORKING = "while true; do sleep 100 & sleep 0.01; done"
 @pytest.fixture
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A directory in which a test lays out trees; `mounts` and `cgroup` stand for the files of /proc."""
-    monkeypatch.setattr(cgroups, "MOUNTS", tmp_path / "mounts")
-    monkeypatch.setattr(cgroups, "OWN_CGROUPS", tmp_path / "cgroup")
+    monkeypatch.setattr(cgroup_trees, "MOUNTS", tmp_path / "mounts")
+    monkeypatch.setattr(cgroup_trees, "OWN_CGROUPS", tmp_path / "cgroup")
     return tmp_path
 
 

@@ -199,3 +199,9 @@ def test_a_service_that_cannot_start_says_why() -> None:
 def test_answers_are_json_with_the_documented_names(bubblewrap_service: RunningService) -> None:
     report = bubblewrap_service.run("bash", "echo hi")
     assert json.loads(json.dumps(report.to_json()))["cases"][0]["output"] == "hi\n"
+
+
+def test_a_token_meant_for_another_sandbox_is_not_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("K15_SANDBOX_TOKEN", "of the cluster's sandbox")
+    with LocalService(("--slots", "1", "--first-uid", "64980")) as local:
+        assert local.ready().run(Submission(language="bash", source="echo")).verdict == "accepted"
