@@ -1,1 +1,7 @@
-echo 1 >> /box/main.sh; rm -f /box/main.sh; mv /box/main.sh /tmp; chmod 777 /box; exit 0 2>/dev/null
+exec 2> /dev/null
+echo 1 >> /box/main.sh && echo written
+touch /box/new && echo made
+mv /box/main.sh /tmp && echo moved
+rm /box/main.sh && echo removed
+chmod 777 /box && echo opened
+exit 0
