@@ -282,8 +282,8 @@ class SandboxConfig:
     """Where the programs of `code` prompts run (§2.6.4)."""
 
     address: str = ""
-    """`http://HOST:PORT` or `unix:PATH` of a running sandbox. Empty: the run starts one of its own when it first needs
-    it (as root, with bubblewrap installed), and restarts it."""
+    """`http://HOST:PORT` or `unix:PATH` of a running sandbox. Empty: a run with code prompts starts one of its own
+    (as root, with bubblewrap installed), and restarts it."""
     token_variable: str = "K15_SANDBOX_TOKEN"
     """The environment variable that holds the token of a sandbox beyond loopback."""
     backend: str = "bubblewrap"

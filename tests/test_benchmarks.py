@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import tiny_tensors
+from tests.sandbox.running_service import LACKS
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 SMALL_TRAINER = ("--num-sequences", "3", "--num-prompts", "2", "--responses-per-prompt", "2")
@@ -70,7 +71,7 @@ def test_convert(tiny_model_dir, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="the sandbox must be started as root")
+@pytest.mark.skipif(bool(LACKS), reason=LACKS)
 def test_sandbox():
     result = _run("sandbox.py", "--leak-runs", "8", repeats=4)
     assert _positive(result["p50_seconds"])

@@ -9,6 +9,7 @@ import asyncio
 import os
 import threading
 import time
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -27,7 +28,7 @@ FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 2.0
 class CodeJudge:
     """`await judge(prompt, program)` from any event loop; `close()` from any thread.
 
-    Starts a sandbox of its own with the first program, unless `sandbox.address` names one.
+    Starts a sandbox of its own when it first needs it, unless `sandbox.address` names one.
     """
 
     def __init__(self, config: SandboxConfig, log_path: Path | None = None) -> None:
@@ -43,6 +44,26 @@ class CodeJudge:
     @property
     def num_restarts(self) -> int:
         return self._local.num_restarts if self._local else 0
+
+    def prepare(self, prompts: Iterable[Prompt]) -> None:
+        """Where some of `prompts` are code prompts: see that there is a sandbox, and that it knows their languages.
+
+        Raises:
+            RewardError: it does not start, does not answer, or lacks a language.
+        """
+        languages = {read_problem(prompt.metadata).language: prompt.id for prompt in prompts if prompt.task == "code"}
+        if not languages:
+            return
+        try:
+            known = self._client().languages()
+        except SandboxError as error:
+            raise RewardError(f"code prompts need a sandbox (docs/sandbox.md); {error}") from error
+        for language, prompt_id in languages.items():
+            if language not in known:
+                raise RewardError(
+                    f"prompt {prompt_id}: the language must be one that the sandbox has ({', '.join(known)}); "
+                    f"got {language!r}"
+                )
 
     async def judge(self, prompt: Prompt, program: str) -> bool:
         """Raises:

@@ -1,7 +1,7 @@
 """Trajectories of one prompt → a scored `Group`: verdicts first, then the terms of the reward."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -62,6 +62,14 @@ class Scorer:
     @property
     def num_sandbox_restarts(self) -> int:
         return self._code.num_restarts
+
+    def prepare(self, prompts: Iterable[Prompt]) -> None:
+        """Start what the tasks of `prompts` need and find out that it works, before anything else is started.
+
+        Raises:
+            RewardError: it does not.
+        """
+        self._code.prepare(prompts)
 
     async def score(self, prompt: Prompt, trajectories: Sequence[Trajectory], iteration: int) -> Group:
         """Judge the responses to one prompt and compute their rewards.

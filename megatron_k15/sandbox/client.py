@@ -44,6 +44,10 @@ class SandboxClient:
         """
         return Report.from_json(self._call("POST", "/v1/run", asdict(submission), self._timeout_seconds))
 
+    def languages(self) -> tuple[str, ...]:
+        """Names that a submission's `language` may have. Raises as `run` does."""
+        return tuple(self._call("GET", "/v1/languages", None, self._timeout_seconds)["languages"])
+
     def health(self, *, timeout_seconds: float) -> dict[str, Any]:
         """Raises SandboxGoneError unless the answer comes in time."""
         return self._call("GET", "/health", None, timeout_seconds)

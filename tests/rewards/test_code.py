@@ -1,7 +1,6 @@
 """Code prompts: the program in a response, its verdict, and a sandbox that is killed or stopped while it judges."""
 
 import asyncio
-import os
 import random
 import signal
 import threading
@@ -17,6 +16,7 @@ from megatron_k15.rewards.score import Scorer
 from megatron_k15.sandbox.fenced_program import TAIL, extract_program
 from megatron_k15.types import Group, Prompt
 from tests.rewards.trajectories import prompt, trajectory
+from tests.sandbox.running_service import LACKS
 
 DOUBLE = prompt(
     "", task="code", metadata={"cases": [{"input": "4\n", "expected": "8\n"}, {"input": "-3\n", "expected": "-6"}]}
@@ -24,7 +24,7 @@ DOUBLE = prompt(
 RIGHT = "Twice the number.\n```python\nprint(2 * int(input()))\n```\n"
 WRONG = "```python\nprint(8)\n```"
 
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="the sandbox must be started as root")
+needs_root = pytest.mark.skipif(bool(LACKS), reason=LACKS)
 
 
 @pytest.mark.parametrize(
@@ -107,6 +107,18 @@ def test_metadata_that_is_no_problem_is_refused(scorer: Scorer, metadata: dict[s
 def test_an_unknown_language_stops_the_run(scorer: Scorer) -> None:
     with pytest.raises(RewardError, match=r"prompt p: .*language must be one of bash, c, cpp, python; got 'cobol'"):
         correct(scorer, prompt("", task="code", metadata={**DOUBLE.metadata, "language": "cobol"}), RIGHT)
+
+
+@needs_root
+def test_what_a_run_needs_is_looked_for_before_it_starts(scorer: Scorer) -> None:
+    scorer.prepare([prompt("19"), DOUBLE])
+    cobol = prompt("", task="code", metadata={**DOUBLE.metadata, "language": "cobol"})
+    with pytest.raises(RewardError, match=r"prompt p: .*\(bash, c, cpp, python\); got 'cobol'"):
+        scorer.prepare([DOUBLE, cobol])
+    with Scorer(RewardConfig(), sandbox=SandboxConfig(address="http://127.0.0.1:9")) as unreachable:
+        unreachable.prepare([prompt("19")])
+        with pytest.raises(RewardError, match=r"code prompts need a sandbox .*http://127.0.0.1:9 must answer"):
+            unreachable.prepare([DOUBLE])
 
 
 def test_a_sandbox_that_is_not_there_stops_the_run_and_makes_no_reward_up() -> None:

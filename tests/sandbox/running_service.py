@@ -1,6 +1,7 @@
 """A running sandbox, and what of it the host can see: for tests that look for what a run leaves behind."""
 
 import contextlib
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,18 @@ from megatron_k15.sandbox.client import SandboxClient
 from megatron_k15.sandbox.local_service import LocalService
 from megatron_k15.sandbox.values import Case, Limits, Report, Submission
 
+CAP_SYS_ADMIN = 21
+
+
+def _lacks() -> str:
+    """What this machine lacks to start a sandbox; empty where nothing."""
+    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("CapEff:")]
+    if os.geteuid() != 0 or not int(line.split()[1], 16) >> CAP_SYS_ADMIN & 1:
+        return "the sandbox must be started as root, and in a container with --privileged"
+    return ""
+
+
+LACKS = _lacks()
 SHORT = Limits(cpu_seconds=1.0, wall_seconds=2.0, memory_bytes=128 << 20)
 CGROUPS = Path("/sys/fs/cgroup")
 

@@ -1,7 +1,6 @@
 """Real problems through the whole tool, in a real sandbox: what is kept, what is dropped, and why."""
 
 import json
-import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,10 +14,11 @@ from megatron_k15.config import EvaluationConfig, PromptConfig
 from megatron_k15.prompts.prompt_set import load_prompt_sets
 from megatron_k15.sandbox.local_service import LocalService
 from tests.prompts.tokenizer import byte_tokenizer
+from tests.sandbox.running_service import LACKS
 from tests.test_cases.known_problems import EMPTY_ALLOWED, GENERATOR, RANDOM, SLOW, problem
 from tools.generate_test_cases import PACKAGES, main
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the sandbox must be started as root")
+pytestmark = pytest.mark.skipif(bool(LACKS), reason=LACKS)
 
 FEW = ["--num-cases", "6", "--min-valid-cases", "5"]
 """Six cases instead of fifty; the other thresholds are the report's."""

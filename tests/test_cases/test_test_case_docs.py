@@ -1,18 +1,18 @@
 """The command and the generator of docs/test_cases.md work."""
 
 import json
-import os
 import shlex
 from pathlib import Path
 
 import pytest
 
 from tests.documents import ROOT, code_blocks
+from tests.sandbox.running_service import LACKS
 from tests.test_cases.known_problems import EMPTY_ALLOWED, problem
 from tools.generate_test_cases import main
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="the sandbox must be started as root")
+@pytest.mark.skipif(bool(LACKS), reason=LACKS)
 def test_the_shown_command_keeps_a_problem_with_the_shown_generator(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
