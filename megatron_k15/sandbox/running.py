@@ -92,16 +92,19 @@ class Runner:
             JailError: the jail could not be made, or not be cleared.
         """
         limits = jail.limits
-        self._cgroup.drain()
-        self._cgroup.begin(
-            memory_bytes=limits.memory_bytes + SETUP_BYTES,
-            max_tasks=limits.max_processes + self._backend.num_own_tasks,
-        )
-        self._backend.prepare(jail)
         try:
-            return self._run_prepared(jail, stdin_fd)
-        finally:
-            self._backend.clear(jail)
+            self._cgroup.drain()
+            self._cgroup.begin(
+                memory_bytes=limits.memory_bytes + SETUP_BYTES,
+                max_tasks=limits.max_processes + self._backend.num_own_tasks,
+            )
+            self._backend.prepare(jail)
+            try:
+                return self._run_prepared(jail, stdin_fd)
+            finally:
+                self._backend.clear(jail)
+        except OSError as error:  # no process, descriptor, memory or file to be had
+            raise JailError(f"the machine must give what a jail needs; {error}") from error
 
     def _run_prepared(self, jail: Jail, stdin_fd: int) -> Measured:
         before = self._cgroup.usage()
