@@ -52,7 +52,7 @@ class Guardian:
             if os.getppid() != own_pid:
                 os._exit(1)
             return 0
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._on_signal)
         return self._server_pid
 

@@ -74,3 +74,10 @@ def test_the_shown_config_and_prompt_load(tmp_path: Path) -> None:
     assert load_config(tmp_path / "run.yaml").sandbox.num_slots == 8
     (question,) = read_files([str(tmp_path / "code.jsonl")], Problems(mode="error"))
     assert question.task == "code"
+
+
+def test_the_mixed_example_loads() -> None:
+    config = load_config(ROOT / "examples/smollm2_mixed/quickstart.yaml")
+    (path,) = config.prompts.files
+    questions = read_files([str(ROOT / path)], Problems(mode="error"))
+    assert {question.task for question in questions} == {"math", "code"}

@@ -72,3 +72,72 @@ def problem(name: str, *others: str, num_right: int, **changes: Any) -> dict[str
         "limits": {"cpu_seconds": 0.5, "wall_seconds": 20.0},
         **changes,
     }
+
+
+TREE_STATEMENT = """You are given a tree with n vertices (2 <= n <= 120) and weighted edges. Print the length of its
+longest path. Input: n, then n - 1 lines u v w with an edge between u and v of weight w (1 <= w <= 100)."""
+
+READ_TREE = """n = int(input())
+near = [[] for _ in range(n + 1)]
+for _ in range(n - 1):
+    u, v, w = map(int, input().split())
+    near[u].append((v, w)); near[v].append((u, w))
+"""
+TWO_SEARCHES = (
+    READ_TREE
+    + """
+def farthest(start):
+    far = {start: 0}; stack = [start]
+    for u in stack:
+        for v, w in near[u]:
+            if v not in far: far[v] = far[u] + w; stack.append(v)
+    return max((d, u) for u, d in far.items())
+print(farthest(farthest(1)[1])[0])
+"""
+)
+HEIGHTS = (
+    READ_TREE
+    + """
+import sys
+sys.setrecursionlimit(10**5)
+best = 0
+def height(u, parent):
+    global best
+    top = 0
+    for v, w in near[u]:
+        if v != parent:
+            h = height(v, u) + w; best = max(best, top + h); top = max(top, h)
+    return top
+height(1, 0)
+print(best)
+"""
+)
+ALL_PAIRS_IN_C = """#include <stdio.h>
+int d[121][121];
+int main(){int n,u,v,w,best=0;scanf("%d",&n);
+for(int i=1;i<=n;i++)for(int j=1;j<=n;j++)d[i][j]=i==j?0:1000000;
+for(int i=1;i<n;i++){scanf("%d %d %d",&u,&v,&w);d[u][v]=d[v][u]=w;}
+for(int k=1;k<=n;k++)for(int i=1;i<=n;i++)for(int j=1;j<=n;j++)if(d[i][k]+d[k][j]<d[i][j])d[i][j]=d[i][k]+d[k][j];
+for(int i=1;i<=n;i++)for(int j=1;j<=n;j++)if(d[i][j]>best)best=d[i][j];printf("%d\\n",best);}
+"""
+FROM_THE_ROOT_ONLY = TWO_SEARCHES.replace("farthest(farthest(1)[1])", "farthest(1)")
+"""Wrong: the longest path need not start at vertex 1."""
+
+TREE_GENERATOR = """
+from cyaron import *
+case, total = map(int, input().split())
+n = max(2, 120 * case // total)
+print(n)
+print(Graph.chain(n, weight_limit=100) if case % 4 == 1 else Graph.tree(n, weight_limit=100))
+"""
+TREE_PROBLEM = {
+    "id": "tree",
+    "statement": TREE_STATEMENT,
+    "submissions": [
+        *python(*[TWO_SEARCHES + f"# {i}\n" for i in range(4)], *[HEIGHTS + f"# {i}\n" for i in range(4)]),
+        {"language": "c", "source": ALL_PAIRS_IN_C},
+        *python(FROM_THE_ROOT_ONLY),
+    ],
+    "generator": TREE_GENERATOR,
+    "limits": {"cpu_seconds": 0.5, "wall_seconds": 20.0},
+}
