@@ -291,10 +291,11 @@ class SandboxConfig:
     num_slots: int = 0
     """Programs at one time in a sandbox of the run's own; 0: one per core."""
     max_concurrent_requests: int = 32
-    request_timeout_seconds: float = 600.0
-    """Longest silence of a sandbox named by `address`, before a submission is sent again."""
+    request_timeout_seconds: float = 3600.0
+    """Longest silence of a sandbox named by `address` before a submission is sent again: its turn in the queue, and all
+    of its cases."""
     patience_seconds: float = 1200.0
-    """The run stops when no verdict on a submission can be had for so long."""
+    """The run stops when no verdict on a submission can be had for so long after a first failure."""
     hang_timeout_seconds: float = 30.0
     """A sandbox of the run's own that has not answered for this long is killed and restarted."""
     max_restarts: int = 20

@@ -85,12 +85,14 @@ class CodeJudge:
 
     def _report(self, prompt_id: str, submission: Submission) -> Report:
         """The sandbox's report, however often it has to be asked."""
-        deadline = time.monotonic() + self._config.patience_seconds
+        deadline = None
         pause = FIRST_PAUSE_SECONDS
         while True:
             try:
                 return self._client().run(submission)
             except (SandboxGoneError, SandboxBusyError) as error:
+                # Waiting its turn in a long queue is no failure: patience begins with the first one.
+                deadline = deadline or time.monotonic() + self._config.patience_seconds
                 if time.monotonic() > deadline or self._closed.wait(pause):
                     raise RewardError(
                         f"prompt {prompt_id}: the sandbox must give a verdict within sandbox.patience_seconds "

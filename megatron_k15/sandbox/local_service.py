@@ -23,6 +23,7 @@ from megatron_k15.sandbox.values import TOKEN_VARIABLE
 
 START_SECONDS = 60.0
 STOP_SECONDS = 15.0
+LONGEST_QUEUE_SECONDS = 7 * 24 * 3600.0
 STDERR_SHOWN = 2000
 SIGNALS = 128
 """Exit codes above this one, and negative ones: ended by a signal."""
@@ -57,7 +58,8 @@ class LocalService:
         self._closed = threading.Event()
         self._directory = tempfile.TemporaryDirectory(prefix="k15-sandbox-socket-")
         self._log_path = log_path or Path(self._directory.name) / "log"
-        self._client = SandboxClient(f"unix:{self._directory.name}/socket")
+        # Silence is the watcher's business: an answer may take as long as the queue is.
+        self._client = SandboxClient(f"unix:{self._directory.name}/socket", timeout_seconds=LONGEST_QUEUE_SECONDS)
         self._watcher = threading.Thread(target=self._watch, name="sandbox-watch", daemon=True)
 
     def __enter__(self) -> "LocalService":

@@ -69,7 +69,7 @@ def seccomp_program() -> bytes:
     context = library.seccomp_init(_ERRNO | errno.ENOSYS)
     assert context
     try:
-        # A binary tree: 8 comparisons per call instead of 300. An older libseccomp makes the longer list.
+        # A binary tree: 8 comparisons per call instead of 240. An older libseccomp makes the longer list.
         library.seccomp_attr_set(context, _OPTIMIZE, _BINARY_TREE)
         for name in ALLOWED:
             _allow(library, context, name)
