@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from megatron_k15.sandbox.local_service import LocalService
-from tests.sandbox.running_service import LACKS, RunningService
+from tests.sandbox.running_service import LACKS, RunningService, fresh_uid
 
-UIDS = {"bubblewrap": 64100, "crun": 64200}
+BACKENDS = ("bubblewrap", "crun")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -19,18 +19,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason=LACKS))
 
 
-@pytest.fixture(scope="session", params=list(UIDS))
+@pytest.fixture(scope="session", params=BACKENDS)
 def service(request: pytest.FixtureRequest) -> Iterator[RunningService]:
     yield from _running(request.param)
 
 
 @pytest.fixture(scope="session")
 def bubblewrap_service() -> Iterator[RunningService]:
-    yield from _running("bubblewrap", first_uid=64300)
+    yield from _running("bubblewrap")
 
 
-def _running(backend: str, first_uid: int | None = None) -> Iterator[RunningService]:
-    uid = first_uid or UIDS[backend]
+def _running(backend: str) -> Iterator[RunningService]:
+    uid = fresh_uid()
     options = ("--backend", backend, "--slots", "1", "--first-uid", str(uid), "--max-waiting", "4")
     options += ("--languages", str(Path(__file__).with_name("languages.yaml")))
     with LocalService(options) as local:

@@ -1,6 +1,7 @@
 """A running sandbox, and what of it the host can see: for tests that look for what a run leaves behind."""
 
 import contextlib
+import itertools
 import os
 from collections.abc import Mapping
 from dataclasses import replace
@@ -14,6 +15,13 @@ from megatron_k15.sandbox.local_service import LocalService
 from megatron_k15.sandbox.values import Case, Limits, Report, Submission
 
 CAP_SYS_ADMIN = 21
+_uids = itertools.count(1_000_000 + 64 * os.getpid(), 4)
+
+
+def fresh_uid() -> int:
+    """A first user id of a test's own, with room for four slots: other tests may run on this machine at the same time,
+    and what their users do is none of ours."""
+    return next(_uids)
 
 
 def _lacks() -> str:

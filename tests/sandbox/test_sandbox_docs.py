@@ -18,6 +18,7 @@ from megatron_k15.prompts.problems import Problems
 from megatron_k15.sandbox.client import SandboxClient
 from megatron_k15.sandbox.values import Submission
 from tests.documents import ROOT, code_blocks
+from tests.sandbox.running_service import fresh_uid
 
 DOCUMENT = "docs/sandbox.md"
 
@@ -31,7 +32,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     path.write_text(languages)
     words = command.strip().replace(":8300", ":0").split()[1:]
     process = subprocess.Popen(
-        [sys.executable, *words, "--languages", str(path), "--first-uid", "64900"],
+        [sys.executable, *words, "--languages", str(path), "--first-uid", str(fresh_uid())],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         text=True,

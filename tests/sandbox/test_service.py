@@ -19,7 +19,7 @@ from megatron_k15.sandbox.client import SandboxBusyError, SandboxClient, Sandbox
 from megatron_k15.sandbox.errors import SandboxError
 from megatron_k15.sandbox.local_service import LocalService
 from megatron_k15.sandbox.values import Case, Limits, Submission
-from tests.sandbox.running_service import RunningService, processes_of
+from tests.sandbox.running_service import RunningService, fresh_uid, processes_of
 
 SLEEP = Submission(language="bash", source="sleep 0.5", limits=Limits(wall_seconds=5))
 ROOT = Path(__file__).resolve().parents[2]
@@ -87,7 +87,7 @@ def test_beyond_loopback_it_wants_a_token() -> None:
 
 
 def test_a_token_guards_all_but_health() -> None:
-    with _start("--listen", "0.0.0.0:0", "--first-uid", "64400", token="s3cret") as process:
+    with _start("--listen", "0.0.0.0:0", "--first-uid", str(fresh_uid()), token="s3cret") as process:
         assert process.stdout is not None
         address = process.stdout.readline().split()[2].rstrip(",").replace("0.0.0.0", "127.0.0.1")
         try:
@@ -128,7 +128,7 @@ def test_bad_options_end_with_one_line(options: tuple[str, ...], message: str) -
 @pytest.mark.parametrize("killed", ["server", "guardian"])
 def test_a_killed_service_leaves_nothing(backend: str, killed: str) -> None:
     """Neither process, cgroup nor directory; what a killed guardian leaves, the next one clears."""
-    uid = 64500
+    uid = fresh_uid()
     with LocalService(("--backend", backend, "--slots", "1", "--first-uid", str(uid))) as local:
         client = local.ready()
         assert local.pid
@@ -160,7 +160,7 @@ def test_a_killed_service_leaves_nothing(backend: str, killed: str) -> None:
 
 def test_a_dead_service_is_started_again_and_a_silent_one_is_killed() -> None:
     echo = Submission(language="bash", source="cat", cases=(Case(input="hi", expected="hi"),))
-    with LocalService(("--slots", "1", "--first-uid", "64600"), hang_timeout_seconds=1.0) as local:
+    with LocalService(("--slots", "1", "--first-uid", str(fresh_uid())), hang_timeout_seconds=1.0) as local:
         assert local.ready().run(echo).verdict == "accepted"
         assert local.pid
         (server,) = psutil.Process(local.pid).children()
@@ -175,13 +175,14 @@ def test_a_dead_service_is_started_again_and_a_silent_one_is_killed() -> None:
 def test_a_stopped_service_judges_rightly_when_it_goes_on() -> None:
     """Longer than the program's wall limit: the time in which nobody watched is not the program's."""
     submission = Submission(language="bash", source="sleep 0.7; cat", cases=(Case(input="hi", expected="hi"),))
-    with LocalService(("--slots", "1", "--first-uid", "64700")) as local, ThreadPoolExecutor(1) as threads:
+    uid = fresh_uid()
+    with LocalService(("--slots", "1", "--first-uid", str(uid))) as local, ThreadPoolExecutor(1) as threads:
         client = local.ready()
         assert local.pid
         (server,) = psutil.Process(local.pid).children()
         limited = Submission(**{**vars(submission), "limits": Limits(wall_seconds=1.0)})
         running = threads.submit(client.run, limited)
-        _wait_for("the program", lambda: len(processes_of(64700)) >= 1)
+        _wait_for("the program", lambda: len(processes_of(uid)) >= 1)
         tree = [server, *server.children(recursive=True)]
         for process in tree:
             process.suspend()
@@ -203,5 +204,5 @@ def test_answers_are_json_with_the_documented_names(bubblewrap_service: RunningS
 
 def test_a_token_meant_for_another_sandbox_is_not_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("K15_SANDBOX_TOKEN", "of the cluster's sandbox")
-    with LocalService(("--slots", "1", "--first-uid", "64980")) as local:
+    with LocalService(("--slots", "1", "--first-uid", str(fresh_uid()))) as local:
         assert local.ready().run(Submission(language="bash", source="echo")).verdict == "accepted"

@@ -14,7 +14,7 @@ from megatron_k15.config import EvaluationConfig, PromptConfig
 from megatron_k15.prompts.prompt_set import load_prompt_sets
 from megatron_k15.sandbox.local_service import LocalService
 from tests.prompts.tokenizer import byte_tokenizer
-from tests.sandbox.running_service import LACKS
+from tests.sandbox.running_service import LACKS, fresh_uid
 from tests.test_cases.known_problems import EMPTY_ALLOWED, GENERATOR, RANDOM, SLOW, TREE_PROBLEM, problem
 from tools.generate_test_cases import PACKAGES, main
 
@@ -26,7 +26,7 @@ FEW = ["--num-cases", "6", "--min-valid-cases", "5"]
 
 @pytest.fixture(scope="module")
 def sandbox() -> Iterator[str]:
-    options = ["--first-uid", "64800", *(word for package in PACKAGES for word in ("--package", package))]
+    options = ["--first-uid", str(fresh_uid()), *(word for package in PACKAGES for word in ("--package", package))]
     with LocalService(options) as local:
         yield local.ready().address
 
