@@ -11,7 +11,7 @@ FROM nvidia/cuda:13.0.1-cudnn-devel-ubuntu24.04
 
 RUN apt-get update \
  && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
-      g++ git libibverbs1 libnuma1 make ninja-build \
+      bubblewrap crun g++ git libibverbs1 libnuma1 libseccomp2 make ninja-build \
  && rm -rf /var/lib/apt/lists/*
 
 COPY --from=uv /uv /usr/local/bin/uv

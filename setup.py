@@ -24,10 +24,13 @@ class BuildWithKernels(build_py):
 
 CORE = [
     "aiohttp",
+    "cyaron==0.7.0",
+    "fastapi",
     "math-verify>=0.9",
     "megatron-core==0.16.1",
     "numpy",
     "omegaconf>=2.4",
+    "prometheus_client",
     "psutil",
     "pyarrow",
     "pybind11",
@@ -37,6 +40,7 @@ CORE = [
     "sentencepiece",
     "tensorboard",
     "transformers>=5.19",
+    "uvicorn",
     "wandb",
     "xxhash",
 ]
@@ -48,7 +52,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11,<3.12",
     packages=find_packages(include=["megatron_k15", "megatron_k15.*"]),
-    package_data={"megatron_k15.kernels": ["native-*.so"]},
+    package_data={"megatron_k15.kernels": ["native-*.so"], "megatron_k15.sandbox": ["*.cpp"]},
     cmdclass={"build_py": BuildWithKernels},
     install_requires=CORE,
     extras_require={

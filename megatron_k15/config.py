@@ -283,6 +283,42 @@ class RewardConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SandboxConfig:
+    """Where the programs of `code` prompts run (§2.6.4)."""
+
+    address: str = ""
+    """`http://HOST:PORT` or `unix:PATH` of a running sandbox. Empty: a run with code prompts starts one of its own
+    (as root, with bubblewrap installed), and restarts it."""
+    token_variable: str = "K15_SANDBOX_TOKEN"
+    """The environment variable that holds the token of a sandbox beyond loopback."""
+    backend: str = "bubblewrap"
+    """`bubblewrap` or `crun`, of a sandbox of the run's own."""
+    num_slots: int = 0
+    """Programs at one time in a sandbox of the run's own; 0: one per core."""
+    max_concurrent_requests: int = 32
+    request_timeout_seconds: float = 3600.0
+    """Longest silence of a sandbox named by `address` before a submission is sent again: its turn in the queue, and all
+    of its cases."""
+    patience_seconds: float = 1200.0
+    """The run stops when no verdict on a submission can be had for so long after a first failure."""
+    hang_timeout_seconds: float = 30.0
+    """A sandbox of the run's own that has not answered for this long is killed and restarted."""
+    max_restarts: int = 20
+    """Restarts of a sandbox of the run's own, over the run, before the run gives up."""
+
+    def __post_init__(self) -> None:
+        _one_of("sandbox.backend", self.backend, ("bubblewrap", "crun"))
+        if self.address and not self.address.startswith(("http://", "unix:")):
+            raise ConfigError(f"sandbox.address must be http://HOST:PORT or unix:PATH, got {self.address!r}")
+        _at_least("sandbox.num_slots", self.num_slots, 0)
+        _at_least("sandbox.max_concurrent_requests", self.max_concurrent_requests, 1)
+        _above_zero("sandbox.request_timeout_seconds", self.request_timeout_seconds)
+        _above_zero("sandbox.patience_seconds", self.patience_seconds)
+        _above_zero("sandbox.hang_timeout_seconds", self.hang_timeout_seconds)
+        _at_least("sandbox.max_restarts", self.max_restarts, 0)
+
+
+@dataclass(frozen=True, kw_only=True)
 class EvaluationConfig:
     num_prompts: int = 0
     """Held-out prompts, answered greedily before the first and after the last iteration; 0 turns this off."""
@@ -342,6 +378,7 @@ class Config:
     transfer: TransferConfig = field(default_factory=TransferConfig)
     prompts: PromptConfig = field(default_factory=PromptConfig)
     reward: RewardConfig = field(default_factory=RewardConfig)
+    sandbox: SandboxConfig = field(default_factory=SandboxConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     metrics: MetricsConfig = field(default_factory=MetricsConfig)

@@ -36,6 +36,15 @@ def iteration_metrics(groups: Sequence[Group], *, version: int, seconds: Mapping
     values |= {
         f"rollout/finished_by_{reason}": reasons[reason] / len(trajectories) for reason in get_args(FinishReason)
     }
+    values |= _accuracy_by_task(groups)
     parts = {name for score in scores for name in score.parts}
     values |= {f"reward/{name}": fmean(score.parts.get(name, 0.0) for score in scores) for name in sorted(parts)}
     return values
+
+
+def _accuracy_by_task(groups: Sequence[Group]) -> dict[str, float]:
+    """One curve per kind of task (math, code, …), where there are several."""
+    rates: dict[str, list[float]] = {}
+    for group in groups:
+        rates.setdefault(group.prompt.task.partition(":")[0], []).append(group.success_rate)
+    return {f"reward/accuracy_{task}": fmean(rates[task]) for task in sorted(rates)} if len(rates) > 1 else {}

@@ -62,7 +62,9 @@ class LeaderParts:
         _check_lengths(config, architecture)
         self._newest = find_newest(self.run_dir / CHECKPOINTS) if config.checkpoint.resume else None
         self._loop = stack.enter_context(EventLoopThread())
-        self._scorer = stack.enter_context(Scorer(config.reward))
+        scorer = Scorer(config.reward, sandbox=config.sandbox, sandbox_log=self.run_dir / "logs" / "sandbox.log")
+        self._scorer = stack.enter_context(scorer)
+        self._scorer.prepare([*self._prompts.train, *self._prompts.held_out])
         self._metrics = stack.enter_context(
             MetricsWriter(self.run_dir, config.metrics, resolved_config_yaml=config_yaml, say=self.progress.say)
         )

@@ -96,6 +96,7 @@ class Master:
             "engine/restarts": float(self.parts.pool.restarts),
             "reward/timeouts": float(self.parts.scorer.num_timeouts),
             "reward/worker_deaths": float(self.parts.scorer.num_worker_deaths),
+            "reward/sandbox_restarts": float(self.parts.scorer.num_sandbox_restarts),
         }
         self.parts.metrics.write(self.iteration, values, groups)
         self.iteration += 1

@@ -37,7 +37,7 @@ class Prompt:
     """The question as a person reads it."""
     answer: str
     task: str = "math"
-    """Names the reward that judges it: `math`, or `reasoning_gym:<task>`."""
+    """Names the reward that judges it: `math`, `code`, or `reasoning_gym:<task>`."""
     tags: tuple[str, ...] = ()
     difficulty: float | None = None
     """0 (easy) to 1 (hard); None where the source has none."""

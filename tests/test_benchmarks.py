@@ -10,15 +10,17 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import tiny_tensors
+from tests.sandbox.running_service import LACKS
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 SMALL_TRAINER = ("--num-sequences", "3", "--num-prompts", "2", "--responses-per-prompt", "2")
 SMALL_ITERATION = ("--num-prompts", "2", "--responses-per-prompt", "2", "--response-tokens", "6")
 
 
-def _run(name: str, *arguments: object) -> dict:
+def _run(name: str, *arguments: object, repeats: int = 1) -> dict:
     """Its JSON line; anything else on standard output fails."""
-    command = [sys.executable, "-W", "ignore", str(BENCHMARKS / name), "--repeats", "1", *map(str, arguments)]
+    words = map(str, (BENCHMARKS / name, "--repeats", repeats, *arguments))
+    command = [sys.executable, "-W", "ignore", *words]
     environment = {**os.environ, "PYTHONPATH": str(BENCHMARKS.parent)}
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -77,3 +79,12 @@ def test_convert(tiny_model_dir, tmp_path):
     assert _positive(result["seconds"])
     assert result["bytes"] == (tiny_model_dir / "model.safetensors").stat().st_size
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(bool(LACKS), reason=LACKS)
+def test_sandbox():
+    result = _run("sandbox.py", "--leak-runs", "8", repeats=4)
+    assert _positive(result["p50_seconds"])
+    assert set(result["growth"]) == set(result["runs_per_second"]) == {"bubblewrap", "crun"}
+    assert all(value > 0 for value in result["cpu_seconds_per_run"].values())
+    assert all(growth["mounts"] == growth["cgroups"] == 0 for growth in result["growth"].values())

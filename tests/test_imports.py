@@ -15,7 +15,7 @@ LEVELS = [
     {"weight_sync", "trainer_parts", "iteration_metrics", "plan"},
     {"trainer_group"},
     {"training_worker"},
-    {"prompts", "rollout", "rewards", "replay", "training", "transfer", "metrics", "event_loop"},
+    {"prompts", "rollout", "rewards", "replay", "training", "transfer", "metrics", "event_loop", "test_cases"},
     {"checkpoint"},
     {"engines", "models"},
     {"parallel", "kernels", "sandbox"},

@@ -1,7 +1,8 @@
 """JSONL and Parquet → `Question`s. A bad row is noted with file, line and rule, and left out.
 
 One row holds `prompt` (text) or `messages` (a list of role and content), `answer`, and optionally `id`, `tags`,
-`difficulty` (0 to 1), `task` and `metadata`. Other fields are ignored. In Parquet, `line` means row, from 1.
+`difficulty` (0 to 1), `task` and `metadata`. A `code` row has its test cases in `metadata`, and needs no `answer`.
+Other fields are ignored. In Parquet, `line` means row, from 1.
 """
 
 import json
@@ -13,6 +14,7 @@ from typing import Any, NoReturn
 from megatron_k15.errors import DataError
 from megatron_k15.prompts.problems import Problems
 from megatron_k15.prompts.question import Message, Question
+from megatron_k15.sandbox.problem import read_problem
 
 GYM_PREFIX = "reasoning_gym:"
 
@@ -113,15 +115,16 @@ def _question(row: Any, *, default_id: str, where: str) -> Question:
     text = "\n\n".join(message["content"] for message in messages) if messages else _text(row, "prompt")
     if not text.strip():
         raise _BadRowError("`prompt` must not be empty")
+    task = _task(row.get("task"))
     return Question(
         id=_identifier(row.get("id"), default_id),
         text=text,
         messages=messages,
-        answer=_answer(row.get("answer")),
-        task=_task(row.get("task")),
+        answer=_answer(row.get("answer"), needed=task != "code"),
+        task=task,
         tags=_tags(row.get("tags")),
         difficulty=_difficulty(row.get("difficulty")),
-        metadata=_metadata(row.get("metadata")),
+        metadata=_metadata(row.get("metadata"), task),
         where=where,
     )
 
@@ -164,7 +167,10 @@ def _identifier(value: Any, default: str) -> str:
     return _encodable(str(value), "id")
 
 
-def _answer(value: Any) -> str:
+def _answer(value: Any, *, needed: bool) -> str:
+    """A program is judged by test cases: it needs no reference answer."""
+    if value is None and not needed:
+        return ""
     if isinstance(value, str):
         if value.strip():
             return _encodable(value, "answer")
@@ -179,6 +185,8 @@ def _answer(value: Any) -> str:
 def _task(value: Any) -> str:
     if value is None or value == "math":
         return "math"
+    if value == "code":
+        return "code"
     if isinstance(value, str) and value.startswith(GYM_PREFIX):
         from megatron_k15.prompts.gym import unsupported
 
@@ -186,7 +194,7 @@ def _task(value: Any) -> str:
         if reason is None:
             return value
         raise _BadRowError(f"`task` {value!r}: {reason}")
-    raise _BadRowError(f"`task` must be math or reasoning_gym:NAME; got {value!r}")
+    raise _BadRowError(f"`task` must be math, code or reasoning_gym:NAME; got {value!r}")
 
 
 def _tags(value: Any) -> tuple[str, ...]:
@@ -205,9 +213,13 @@ def _difficulty(value: Any) -> float | None:
     return float(value)
 
 
-def _metadata(value: Any) -> dict[str, object]:
-    if value is None:
-        return {}
-    if not isinstance(value, dict):
+def _metadata(value: Any, task: str) -> dict[str, object]:
+    if value is not None and not isinstance(value, dict):
         raise _BadRowError(f"`metadata` must be an object; got {type(value).__name__}")
-    return value
+    metadata = value or {}
+    if task == "code":
+        try:
+            read_problem(metadata)
+        except ValueError as error:
+            raise _BadRowError(f"`metadata` of a code prompt: {error}") from error
+    return metadata

@@ -43,6 +43,13 @@ def test_jsonl_rows_become_prompts(tmp_path: Path) -> None:
     assert (second.id, second.task, second.difficulty) == ("train/3", "math", None)
 
 
+def test_a_code_row_has_cases_instead_of_an_answer(tmp_path: Path) -> None:
+    metadata = {"language": "c", "cases": [{"input": "1", "expected": "2"}]}
+    path = write_jsonl(tmp_path / "a.jsonl", {"prompt": "Add one.", "task": "code", "metadata": metadata})
+    (prompt,) = load(PromptConfig(files=(path,))).train
+    assert (prompt.task, prompt.answer, prompt.metadata) == ("code", "", metadata)
+
+
 def test_the_chat_template_ends_where_the_assistant_begins(tmp_path: Path) -> None:
     chat = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "2+2?"}]
     path = write_jsonl(tmp_path / "a.jsonl", {"prompt": "1+1?", "answer": "2"}, {"messages": chat, "answer": "4"})
@@ -104,7 +111,11 @@ BAD_ROWS: list[tuple[str, dict[str, Any] | bytes, str]] = [
     ),
     ("too long", {"prompt": "x" * 400, "answer": "2"}, r"1 to 300 tokens \(prompts.max_prompt_tokens\); got 402"),
     ("difficulty", {"prompt": "1+1?", "answer": "2", "difficulty": 1.5}, "`difficulty` must be a number from 0 to 1"),
-    ("unknown task", {"prompt": "1+1?", "answer": "2", "task": "chess"}, "`task` must be math or reasoning_gym:NAME"),
+    (
+        "unknown task",
+        {"prompt": "1+1?", "answer": "2", "task": "chess"},
+        "`task` must be math, code or reasoning_gym:NAME",
+    ),
     (
         "unknown gym task",
         {"prompt": "1", "answer": "2", "task": "reasoning_gym:chess"},

@@ -180,7 +180,7 @@ def test_a_killed_worker_is_replaced_and_its_job_done_again() -> None:
 
 
 def test_an_unknown_task_is_refused(scorer: Scorer) -> None:
-    with pytest.raises(RewardError, match="prompt p: task must be math or reasoning_gym:NAME, got 'chess'"):
+    with pytest.raises(RewardError, match="prompt p: task must be math, code or reasoning_gym:NAME, got 'chess'"):
         verdicts(scorer, prompt("1", "chess"), r"\boxed{1}")
 
 

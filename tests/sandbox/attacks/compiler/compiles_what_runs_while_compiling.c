@@ -1,0 +1,3 @@
+#pragma GCC plugin "x"
+#include "|id"
+int main(){}

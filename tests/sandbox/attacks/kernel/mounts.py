@@ -1,0 +1,7 @@
+attempt('tmpfs', lambda: libc.mount(b'none', b'/tmp', b'tmpfs', 0, None))
+attempt('remount', lambda: libc.mount(None, b'/', None, 32 | 4096, None))
+attempt('umount', lambda: libc.umount2(b'/proc', 2))
+attempt('chroot', lambda: os.chroot('/tmp') or 0)
+attempt('pivot', lambda: libc.syscall(155, b'/tmp', b'/tmp'))
+attempt('open_tree', lambda: libc.syscall(428, -100, b'/', 1))
+attempt('fsopen', lambda: libc.syscall(430, b'tmpfs', 0))

@@ -1,0 +1,3 @@
+import os
+fd = os.memfd_create('x')
+while True: os.write(fd, b'1' * (1 << 20))

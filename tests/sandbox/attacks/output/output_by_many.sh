@@ -1,0 +1,1 @@
+for i in 1 2 3 4; do yes & done; wait

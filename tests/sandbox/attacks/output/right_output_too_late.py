@@ -1,0 +1,2 @@
+print('right', flush=True)
+while True: pass

@@ -1,0 +1,4 @@
+import os
+print('right', flush=True)
+if os.fork() == 0: x = b'1' * (1 << 30)
+os.wait()

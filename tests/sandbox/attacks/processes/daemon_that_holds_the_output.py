@@ -1,0 +1,3 @@
+import os, time
+if os.fork() == 0:
+    os.setsid(); time.sleep(1000)
