@@ -54,10 +54,41 @@ def initialize(config: ParallelConfig, *, seed: int, timeout_seconds: float = 60
         PeerError: inside, where another rank failed first.
         ConfigError: tensor x pipeline does not divide the number of ranks, or the ranks do not find each other.
     """
-    platform = _prepare_platform()
-    started_here = not dist.is_initialized()
-    if started_here:
-        _join(platform, timeout_seconds)
+    with _torchrun_variables():
+        platform = _prepare_platform()
+        started_here = not dist.is_initialized()
+        if started_here:
+            _join(platform, timeout_seconds)
+        try:
+            _build_groups(config, seed=seed, timeout_seconds=timeout_seconds)
+            with first_failure():
+                yield _context(config)
+        finally:
+            parallel_state.destroy_model_parallel()
+            if started_here:
+                dist.destroy_process_group()
+
+
+@contextmanager
+def _torchrun_variables() -> Iterator[None]:
+    """Without torchrun, its variables for a run of one rank, and only as long as that lasts: what the process starts
+    later must not take them for its own."""
+    if "RANK" in os.environ:
+        yield
+        return
+    ours = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
+    ours |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
+    before = {name: os.environ[name] for name in ours if name in os.environ}
+    os.environ |= ours
+    try:
+        yield
+    finally:
+        for name in ours:
+            del os.environ[name]
+        os.environ |= before
+
+
+def _build_groups(config: ParallelConfig, *, seed: int, timeout_seconds: float) -> None:
     world_size, model_size = dist.get_world_size(), config.tensor_parallel_size * config.pipeline_parallel_size
     if world_size % model_size:
         raise ConfigError(
@@ -72,20 +103,10 @@ def initialize(config: ParallelConfig, *, seed: int, timeout_seconds: float = 60
         distributed_timeout_minutes=max(1, round(timeout_seconds / 60)),
     )
     model_parallel_cuda_manual_seed(seed)
-    try:
-        with first_failure():
-            yield _context(config)
-    finally:
-        parallel_state.destroy_model_parallel()
-        if started_here:
-            dist.destroy_process_group()
 
 
 def _prepare_platform() -> Platform:
     """This rank's device, with megatron-core led to it where it is a CPU."""
-    if "RANK" not in os.environ:
-        os.environ |= {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
-        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
     platform = choose_platform(int(os.environ["LOCAL_RANK"]))
     if platform.name == "cuda":
         torch.cuda.set_device(platform.device)
