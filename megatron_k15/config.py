@@ -104,6 +104,9 @@ class TrainConfig:
     importance_clip: float = 2.0
     zero_variance_groups: str = "keep"
     """Groups whose rewards are all equal: `keep` (they still pull towards the reference) or `drop`."""
+    loss_segments: str = "current"
+    """Which tokens of responses that took several iterations enter the loss (§2.6.2): `current`, those that this
+    iteration's weights sampled; `all`, which wants importance_correction."""
 
     def __post_init__(self) -> None:
         _above_zero("train.tau", self.tau)
@@ -114,6 +117,7 @@ class TrainConfig:
         _at_least("train.max_tokens_per_micro_batch", self.max_tokens_per_micro_batch, 1)
         _one_of("train.importance_correction", self.importance_correction, ("off", "truncated"))
         _one_of("train.zero_variance_groups", self.zero_variance_groups, ("keep", "drop"))
+        _one_of("train.loss_segments", self.loss_segments, ("current", "all"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,6 +138,17 @@ class RolloutConfig:
     request_timeout_seconds: float = 600.0
     stop_at: tuple[str, ...] = ()
     """Strings that end a response, besides the end-of-sequence token."""
+    budget_tokens: int | None = None
+    """Partial rollouts (§2.6.2): output tokens per response and iteration; what has not ended by then goes on in the
+    next iteration, up to max_response_tokens. None: every response ends in its iteration."""
+    max_staleness: int | None = None
+    """No token that enters training is of weights more than this many versions old. None: no limit."""
+    at_max_staleness: str = "end"
+    """What happens to a group that cannot keep max_staleness by waiting: `end` its open responses as they are (finish
+    reason `aborted`) and train on it now, or `drop` it."""
+    max_open_groups: int | None = None
+    """Prompts under way at once, unfinished ones of earlier iterations included: fewer new ones are drawn where they
+    would be more. None: no limit; there are at most prompts_per_iteration x max_response_tokens / budget_tokens."""
 
     def __post_init__(self) -> None:
         _at_least("rollout.prompts_per_iteration", self.prompts_per_iteration, 1)
@@ -145,6 +160,15 @@ class RolloutConfig:
         if not 0 < self.top_p <= 1:
             raise ConfigError(f"rollout.top_p must be in (0, 1], got {self.top_p}")
         _at_least("rollout.top_k", self.top_k, 0)
+        _at_least("rollout.budget_tokens", self.budget_tokens, 1)
+        _at_least("rollout.max_staleness", self.max_staleness, 0)
+        _one_of("rollout.at_max_staleness", self.at_max_staleness, ("end", "drop"))
+        _at_least("rollout.max_open_groups", self.max_open_groups, 1)
+
+    @property
+    def continues(self) -> bool:
+        """True when a response may take several iterations."""
+        return self.budget_tokens is not None
 
     @property
     def truncates(self) -> bool:
@@ -348,6 +372,11 @@ class Config:
             raise ConfigError(
                 "train.importance_correction needs the model's own distribution: set rollout.top_p to 1 and "
                 f"rollout.top_k to 0 (they are {self.rollout.top_p} and {self.rollout.top_k}), or turn it off"
+            )
+        if self.rollout.continues and self.train.loss_segments == "all" and self.train.importance_correction == "off":
+            raise ConfigError(
+                "train.loss_segments=all trains on tokens that older weights sampled: set "
+                "train.importance_correction=truncated as well, or train.loss_segments=current"
             )
         if self.rollout.prompts_per_iteration % self.train.steps_per_iteration:
             raise ConfigError(

@@ -36,5 +36,9 @@ class RewardError(K15Error):
     """A reward worker could not be used."""
 
 
+class ReplayError(K15Error):
+    """The replay buffer's log is damaged, lacks a segment, or could not be written."""
+
+
 class WaitTimeoutError(K15Error, TimeoutError):
     """A wait reached its limit; the message names what it waited for."""

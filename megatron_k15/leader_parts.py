@@ -1,7 +1,9 @@
 """Builds what rank 0 has besides its trainer: prompts, rewards, vLLM, metrics. Whatever is wrong with the user's input
 is found here, before anything is started."""
 
+import hashlib
 import os
+import shutil
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import ExitStack
@@ -26,10 +28,14 @@ from megatron_k15.models.hf_files import HfWeights
 from megatron_k15.models.package_model import resolve_model
 from megatron_k15.parts import Parts
 from megatron_k15.prompts.prompt_set import load_prompt_sets
+from megatron_k15.replay.buffer import ReplayBuffer
 from megatron_k15.rewards.score import Scorer
 from megatron_k15.trainer_group import TrainerGroup
 from megatron_k15.trainer_parts import CHECKPOINTS, engine_dtype, transfer_backend
 from megatron_k15.weight_sync import WeightSync
+
+REPLAY = "replay"
+"""The replay buffer's folder inside the run's."""
 
 
 class LeaderParts:
@@ -66,6 +72,8 @@ class LeaderParts:
         self._metrics = stack.enter_context(
             MetricsWriter(self.run_dir, config.metrics, resolved_config_yaml=config_yaml, say=self.progress.say)
         )
+        self._replay = _replay_buffer(config, self.run_dir)
+        stack.callback(self._replay.close)
         self._backend = transfer_backend(config)
         self._pool = EnginePool(
             config.engine,
@@ -114,6 +122,7 @@ class LeaderParts:
             prompts=self._prompts,
             pool=self._pool,
             scorer=self._scorer,
+            replay=self._replay,
             trainers=trainers,
             sync=sync,
             metrics=self._metrics,
@@ -123,12 +132,23 @@ class LeaderParts:
         )
 
     def resume(self, master: Master, trainers: TrainerGroup) -> None:
-        """Continue from the newest good checkpoint of the run directory, where there is one."""
-        if self._newest is None:
-            return
-        with self.progress.phase(f"resuming from {self._newest}"):
-            master.load_state(trainers.load(str(self._newest)))
-        self.progress.say(f"continuing after iteration {master.iteration} of {self._config.num_iterations}")
+        """Continue from the newest good checkpoint of the run directory, where there is one, and with what was sampled
+        since."""
+        if self._newest is not None:
+            with self.progress.phase(f"resuming from {self._newest}"):
+                master.load_state(trainers.load(str(self._newest)), self._newest)
+            self.progress.say(f"continuing after iteration {master.iteration} of {self._config.num_iterations}")
+        if recovered := self._replay.journal.num_recovered(master.iteration):
+            self.progress.say(f"{recovered} responses were sampled before the interruption: they are not sampled again")
+
+
+def _replay_buffer(config: Config, run_dir: Path) -> ReplayBuffer:
+    directory = run_dir / REPLAY
+    if not config.checkpoint.resume:
+        shutil.rmtree(directory, ignore_errors=True)
+    decides = (config.seed, config.model, config.prompts, config.rollout, config.train, config.reward)
+    digest = hashlib.sha256(f"{decides!r} {engine_dtype(config)}".encode()).hexdigest()
+    return ReplayBuffer(directory, run=digest[:16])
 
 
 def _tokenizer(model_dir: Path) -> Any:

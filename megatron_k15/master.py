@@ -1,6 +1,7 @@
 """The iteration (§2.6.1), on rank 0: rollout phase, then training phase.
 
-    prompts.sample → rollout.generate → rewards.score → advantages → trainers.update → publish → next iteration
+    prompts.sample + replay.unfinished → rollout (complete groups leave, open ones wait) → advantages → trainers.update
+    → publish → next iteration
 
 The master alone knows this order; the rooms it calls do not know each other.
 """
@@ -9,6 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from megatron_k15.config import Config
@@ -16,9 +18,10 @@ from megatron_k15.evaluation import Evaluation, evaluate
 from megatron_k15.iteration_metrics import iteration_metrics
 from megatron_k15.parts import Parts
 from megatron_k15.prompts.sampler import PromptSampler
-from megatron_k15.rollout.generation import Sampling, generate_groups
+from megatron_k15.rollout.segments import new_groups
+from megatron_k15.rollout_phase import Rollout, roll_out
 from megatron_k15.training.advantages import training_sequences
-from megatron_k15.types import Group, Prompt
+from megatron_k15.types import SampledGroup
 from megatron_k15.weight_sync import probe_of_prompts
 
 PROBED = 64
@@ -61,9 +64,7 @@ class Master:
             self.first_evaluation = self._evaluate("before training")
         while self.iteration < self.config.num_iterations:
             self._iterate()
-            if self._due(self.config.checkpoint.every_iterations):
-                with self.parts.progress.phase(f"checkpoint after iteration {self.iteration}"):
-                    self.parts.trainers.save(self.iteration, self.state())
+            self._checkpoint()
             if self._due(self.config.evaluation.every_iterations) and self.iteration < self.config.num_iterations:
                 self._evaluate(f"after iteration {self.iteration}")
             if self.config.max_minutes and time.monotonic() - started > 60 * self.config.max_minutes:
@@ -73,20 +74,26 @@ class Master:
 
     def _iterate(self) -> None:
         timer = Timer()
-        prompts = self.sampler.sample(self.config.rollout.prompts_per_iteration, self.iteration)
+        groups = self._groups()
         with timer.phase("rollout"):
-            groups = self._rollout_and_score(prompts)
-        for group in groups:
+            rollout = self._roll_out(groups)
+        for group in rollout.groups:
             self.sampler.record(group.prompt.id, group.success_rate)
         with timer.phase("train"), self.parts.progress.phase(f"iteration {self.iteration}: training"):
-            steps, counts = training_sequences(groups, self.config.train)
+            steps, counts = training_sequences(rollout.groups, self.config.train, version=self.iteration)
             self.parts.trainers.start_iteration(self.iteration)
             training = self.parts.trainers.update(steps)
         with timer.phase("sync"):
-            gap = self.parts.sync.publish(
-                version=self.iteration + 1, probe=steps[0] if steps else probe_of_prompts(prompts)
-            )
-        values = iteration_metrics(groups, version=self.iteration, seconds=timer.seconds)
+            probe = steps[0] if steps else probe_of_prompts([group.prompt for group in groups])
+            gap = self.parts.sync.publish(version=self.iteration + 1, probe=probe)
+        values = iteration_metrics(
+            rollout.groups,
+            version=self.iteration,
+            seconds=timer.seconds,
+            num_sampled_tokens=rollout.num_sampled_tokens,
+            max_tokens=self.config.rollout.max_response_tokens,
+        )
+        values |= {f"rollout/{name}": value for name, value in rollout.counts.items()}
         values |= {f"train/{name}": value for name, value in {**training, **counts}.items()}
         values |= {"sync/logprob_gap_mean": gap.mean, "sync/logprob_gap_max": gap.max}
         values |= {
@@ -94,36 +101,35 @@ class Master:
             "reward/timeouts": float(self.parts.scorer.num_timeouts),
             "reward/worker_deaths": float(self.parts.scorer.num_worker_deaths),
         }
-        self.parts.metrics.write(self.iteration, values, groups)
+        self.parts.metrics.write(self.iteration, values, rollout.groups)
         self.iteration += 1
 
-    def _rollout_and_score(self, prompts: Sequence[Prompt]) -> list[Group]:
-        """Rewards are computed group by group, while other groups still generate."""
-        total = len(prompts) * self.config.rollout.responses_per_prompt
+    def _groups(self) -> list[SampledGroup]:
+        """What this iteration works on: unfinished groups first, then new prompts."""
+        config = self.config.rollout
+        waiting = self.parts.replay.unfinished(self.iteration)
+        room = config.prompts_per_iteration
+        if config.max_open_groups is not None:
+            room = max(0, min(room, config.max_open_groups - len(waiting)))
+        prompts = self.sampler.sample(room, self.iteration)
+        return waiting + new_groups(prompts, config.responses_per_prompt, self.iteration)
+
+    def _roll_out(self, groups: Sequence[SampledGroup]) -> Rollout:
         title = f"iteration {self.iteration}: rollout"
-
-        async def collect(update: Any) -> list[Group]:
-            generated = generate_groups(
-                self.parts.pool,
-                prompts,
-                Sampling.for_training(self.config.rollout),
-                decode=self.parts.decode,
-                run_seed=self.config.seed,
-                iteration=self.iteration,
-                on_progress=lambda done, tokens: update(f"{done}/{total} responses, {tokens} tokens"),
-            )
-            groups = [
-                await self.parts.scorer.score(prompt, trajectories, self.iteration)
-                async for prompt, trajectories in generated
-            ]
-            # The order in which groups finish is chance; the order of the update must not be.
-            return sorted(groups, key=lambda group: order[group.prompt.id])
-
-        order = {prompt.id: index for index, prompt in enumerate(prompts)}
         with self.parts.progress.phase(title) as update:
             return self.parts.loop.run(
-                collect(update), seconds=self.config.wait_timeout_seconds, waiting_for=f"{title} ({total} responses)"
+                roll_out(self.parts, self.config, groups, iteration=self.iteration, on_progress=update),
+                seconds=self.config.wait_timeout_seconds,
+                waiting_for=f"{title} ({len(groups)} groups)",
             )
+
+    def _checkpoint(self) -> None:
+        """Save, and remove what no checkpoint that is kept would sample again."""
+        config, replay = self.config.checkpoint, self.parts.replay
+        if self._due(config.every_iterations):
+            with self.parts.progress.phase(f"checkpoint after iteration {self.iteration}"):
+                self.parts.trainers.save(self.iteration, self.state(), replay.attachments())
+        replay.discard_before(self.iteration - config.every_iterations * config.num_kept)
 
     def _evaluate(self, when: str) -> Evaluation | None:
         if not self.parts.prompts.held_out:
@@ -147,11 +153,17 @@ class Master:
         return {
             "iteration": self.iteration,
             "sampler": self.sampler.state(),
+            "replay": self.parts.replay.state(),
             "first_evaluation": first.state() if first else None,
         }
 
-    def load_state(self, state: dict[str, Any]) -> None:
+    def load_state(self, state: dict[str, Any], checkpoint: Path) -> None:
+        """Args:
+        checkpoint: the folder that the state comes from; unfinished responses lie there.
+        """
         self.iteration = state["iteration"]
         self.sampler.load_state(state["sampler"])
+        prompts = {prompt.id: prompt for prompt in self.parts.prompts.train}
+        self.parts.replay.load_state(state["replay"], prompts, checkpoint)
         first = state["first_evaluation"]
         self.first_evaluation = Evaluation.from_state(first) if first else None

@@ -9,8 +9,9 @@ run the same method. What a call returns on rank 0 is its result.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
@@ -46,8 +47,8 @@ class TrainerGroup:
     def publish(self, version: int) -> dict[str, Any]:
         return self._everywhere("publish", version)
 
-    def save(self, iteration: int, master_state: dict[str, Any]) -> None:
-        self._everywhere("save", iteration, master_state)
+    def save(self, iteration: int, master_state: dict[str, Any], attachments: Mapping[str, Path]) -> None:
+        self._everywhere("save", iteration, master_state, dict(attachments))
 
     def load(self, path: str) -> dict[str, Any]:
         return self._everywhere("load", path)

@@ -49,8 +49,8 @@ class TrainingWorker:
     def publish(self, version: int) -> dict[str, Any]:
         return self._publisher.publish(version)
 
-    def save(self, iteration: int, master_state: dict[str, Any]) -> None:
-        """Write a resume checkpoint."""
+    def save(self, iteration: int, master_state: dict[str, Any], attachments: dict[str, Path]) -> None:
+        """Write a resume checkpoint, the master's files in it."""
         save_resume(
             self._checkpoint_dir,
             iteration,
@@ -58,6 +58,7 @@ class TrainingWorker:
             master_state,
             context=self._context,
             num_kept=self._checkpoint.num_kept,
+            attachments=attachments,
         )
 
     def load(self, path: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ LEVELS = [
     {"train_rl"},
     {"leader_parts"},
     {"master"},
-    {"evaluation"},
+    {"evaluation", "rollout_phase"},
     {"parts"},
     {"weight_sync", "trainer_parts", "iteration_metrics", "plan"},
     {"trainer_group"},
