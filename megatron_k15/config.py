@@ -148,7 +148,11 @@ class RolloutConfig:
     reason `aborted`) and train on it now, or `drop` it."""
     max_open_groups: int | None = None
     """Prompts under way at once, unfinished ones of earlier iterations included: fewer new ones are drawn where they
-    would be more. None: no limit; there are at most prompts_per_iteration x max_response_tokens / budget_tokens."""
+    would be more. None: no limit; there are at most prompts_per_iteration x max_response_tokens / budget_tokens.
+    With in_flight_updates: 2 x prompts_per_iteration."""
+    in_flight_updates: bool = False
+    """Responses go on while the trainer trains. An iteration takes the first prompts_per_iteration groups that are
+    complete; new weights reach the others in the middle of a response."""
 
     def __post_init__(self) -> None:
         _at_least("rollout.prompts_per_iteration", self.prompts_per_iteration, 1)
@@ -164,11 +168,25 @@ class RolloutConfig:
         _at_least("rollout.max_staleness", self.max_staleness, 0)
         _one_of("rollout.at_max_staleness", self.at_max_staleness, ("end", "drop"))
         _at_least("rollout.max_open_groups", self.max_open_groups, 1)
+        if self.in_flight_updates and self.budget_tokens is not None:
+            raise ConfigError("rollout.in_flight_updates has no use for rollout.budget_tokens: set one of the two")
+        if self.in_flight_updates and (self.max_open_groups or self.prompts_per_iteration) < self.prompts_per_iteration:
+            raise ConfigError(
+                f"rollout.in_flight_updates waits for prompts_per_iteration ({self.prompts_per_iteration}) groups: "
+                f"rollout.max_open_groups must be at least that, got {self.max_open_groups}"
+            )
 
     @property
     def continues(self) -> bool:
         """True when a response may take several iterations."""
-        return self.budget_tokens is not None
+        return self.budget_tokens is not None or self.in_flight_updates
+
+    @property
+    def most_new_prompts(self) -> int:
+        """The most that one iteration may draw."""
+        if self.in_flight_updates:
+            return self.max_open_groups or 2 * self.prompts_per_iteration
+        return self.prompts_per_iteration
 
     @property
     def truncates(self) -> bool:

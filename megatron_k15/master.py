@@ -7,7 +7,7 @@ The master alone knows this order; the rooms it calls do not know each other.
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,10 +18,9 @@ from megatron_k15.evaluation import Evaluation, evaluate
 from megatron_k15.iteration_metrics import iteration_metrics
 from megatron_k15.parts import Parts
 from megatron_k15.prompts.sampler import PromptSampler
-from megatron_k15.rollout.segments import new_groups
-from megatron_k15.rollout_phase import Rollout, roll_out
+from megatron_k15.rollout_phase import Rollout, rollout_phase
 from megatron_k15.training.advantages import training_sequences
-from megatron_k15.types import SampledGroup
+from megatron_k15.types import Prompt
 from megatron_k15.weight_sync import probe_of_prompts
 
 PROBED = 64
@@ -51,17 +50,25 @@ class Master:
             parts.prompts.train,
             config.prompts,
             config.seed,
-            num_per_iteration=config.rollout.prompts_per_iteration,
+            num_per_iteration=config.rollout.most_new_prompts,
         )
+        self.rollout = rollout_phase(parts, config)
         self.iteration = 0
         self.first_evaluation: Evaluation | None = None
 
     def run(self) -> None:
         """Evaluate, iterate, evaluate; a checkpoint every so often."""
-        started = time.monotonic()
         self.parts.sync.publish(version=self.iteration, probe=probe_of_prompts(self.parts.prompts.train[:PROBED]))
         if self.iteration == 0:
             self.first_evaluation = self._evaluate("before training")
+        try:
+            self._iterate_until_done()
+        finally:
+            self._wait_for(self.rollout.close(), "the rollout to stop")
+        self._evaluate("after training")
+
+    def _iterate_until_done(self) -> None:
+        started = time.monotonic()
         while self.iteration < self.config.num_iterations:
             self._iterate()
             self._checkpoint()
@@ -70,13 +77,12 @@ class Master:
             if self.config.max_minutes and time.monotonic() - started > 60 * self.config.max_minutes:
                 self.parts.progress.say(f"stopping: max_minutes = {self.config.max_minutes} has passed")
                 break
-        self._evaluate("after training")
 
     def _iterate(self) -> None:
         timer = Timer()
-        groups = self._groups()
+        prompts = self.sampler.sample(self.rollout.num_new_prompts, self.iteration)
         with timer.phase("rollout"):
-            rollout = self._roll_out(groups)
+            rollout = self._roll_out(prompts)
         for group in rollout.groups:
             self.sampler.record(group.prompt.id, group.success_rate)
         with timer.phase("train"), self.parts.progress.phase(f"iteration {self.iteration}: training"):
@@ -84,7 +90,7 @@ class Master:
             self.parts.trainers.start_iteration(self.iteration)
             training = self.parts.trainers.update(steps)
         with timer.phase("sync"):
-            probe = steps[0] if steps else probe_of_prompts([group.prompt for group in groups])
+            probe = steps[0] if steps else probe_of_prompts(self.parts.prompts.train[:PROBED])
             gap = self.parts.sync.publish(version=self.iteration + 1, probe=probe)
         values = iteration_metrics(
             rollout.groups,
@@ -104,31 +110,22 @@ class Master:
         self.parts.metrics.write(self.iteration, values, rollout.groups)
         self.iteration += 1
 
-    def _groups(self) -> list[SampledGroup]:
-        """What this iteration works on: unfinished groups first, then new prompts."""
-        config = self.config.rollout
-        waiting = self.parts.replay.unfinished(self.iteration)
-        room = config.prompts_per_iteration
-        if config.max_open_groups is not None:
-            room = max(0, min(room, config.max_open_groups - len(waiting)))
-        prompts = self.sampler.sample(room, self.iteration)
-        return waiting + new_groups(prompts, config.responses_per_prompt, self.iteration)
-
-    def _roll_out(self, groups: Sequence[SampledGroup]) -> Rollout:
+    def _roll_out(self, prompts: Sequence[Prompt]) -> Rollout:
         title = f"iteration {self.iteration}: rollout"
         with self.parts.progress.phase(title) as update:
             return self.parts.loop.run(
-                roll_out(self.parts, self.config, groups, iteration=self.iteration, on_progress=update),
+                self.rollout.run(prompts, self.iteration, update),
                 seconds=self.config.wait_timeout_seconds,
-                waiting_for=f"{title} ({len(groups)} groups)",
+                waiting_for=f"{title} ({len(prompts)} new prompts)",
             )
 
     def _checkpoint(self) -> None:
         """Save, and remove what no checkpoint that is kept would sample again."""
         config, replay = self.config.checkpoint, self.parts.replay
         if self._due(config.every_iterations):
+            self._wait_for(self.rollout.rest(self.iteration), "responses under way to be recorded")
             with self.parts.progress.phase(f"checkpoint after iteration {self.iteration}"):
-                self.parts.trainers.save(self.iteration, self.state(), replay.attachments())
+                self.parts.trainers.save(self.iteration, self.state(), replay.attachments(self.iteration))
         replay.discard_before(self.iteration - config.every_iterations * config.num_kept)
 
     def _evaluate(self, when: str) -> Evaluation | None:
@@ -143,6 +140,9 @@ class Master:
         self.parts.progress.say(evaluation.describe(when, since=self.first_evaluation))
         self.parts.metrics.write_evaluation(self.iteration, evaluation.to_dict(since=self.first_evaluation))
         return evaluation
+
+    def _wait_for(self, coroutine: Coroutine[Any, Any, None], waiting_for: str) -> None:
+        self.parts.loop.run(coroutine, seconds=self.config.wait_timeout_seconds, waiting_for=waiting_for)
 
     def _due(self, every: int) -> bool:
         return every > 0 and self.iteration % every == 0

@@ -2,6 +2,7 @@
 
     <directory>/iteration_0000012.log
 
+A file holds what was recorded during its iteration, and nothing is added to it afterwards.
 Records that arrive while a sync is under way share the next one, so that a busy rollout does not wait for the disk once
 per response. Lives on one event loop.
 """
@@ -10,6 +11,7 @@ import asyncio
 import os
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -55,8 +57,8 @@ class SegmentJournal:
         self.directory = directory
         self._run = run
         self._index: dict[SegmentKey, Entry] = {}
+        self._iteration = 0
         self._writer: RecordWriter | None = None
-        self._writing: int | None = None
         self._disk = asyncio.Lock()
         self._batch: list[SegmentRecord] = []
         """Waits for the disk; `_flush` writes all of it at once."""
@@ -86,15 +88,24 @@ class SegmentJournal:
             facts = read_facts(payload)
             self._index[facts.key] = Entry(place, facts.run)
 
-    def get(self, key: SegmentKey) -> SegmentRecord | None:
-        """The record of that name, whichever run sampled it."""
-        entry = self._index.get(key)
-        return from_bytes(read(entry.place)) if entry is not None else None
+    def next_piece(self, key: SegmentKey) -> SegmentRecord | None:
+        """The record of that name, or of the same response and offset in the first later iteration that has one;
+        whichever run sampled it."""
+        for iteration in range(key.iteration, self._newest() + 1):
+            entry = self._index.get(replace(key, iteration=iteration))
+            if entry is not None:
+                return from_bytes(read(entry.place))
+        return None
 
     async def find(self, key: SegmentKey) -> SegmentRecord | None:
         """What this run sampled under that name before it was interrupted."""
         entry = self._index.get(key)
-        return self.get(key) if entry is not None and entry.run == self._run else None
+        if entry is None or entry.run != self._run:
+            return None
+        return from_bytes(read(entry.place))
+
+    def _newest(self) -> int:
+        return max((key.iteration for key in self._index), default=-1)
 
     def num_recovered(self, from_iteration: int) -> int:
         """Records of this run that `find` will give from that iteration on."""
@@ -112,37 +123,31 @@ class SegmentJournal:
         # Shielded: who waits may be cancelled, the others of the batch must not be.
         await asyncio.shield(self._flushing)
 
+    async def start_iteration(self, iteration: int) -> None:
+        """From now on records go to this iteration's file."""
+        async with self._disk:
+            if iteration != self._iteration:
+                self.close()
+                self._iteration = iteration
+
     def discard_before(self, iteration: int) -> None:
         """Remove the files of earlier iterations, and forget their records."""
-        for number, path in log_files(self.directory).items():
-            if number < iteration:
-                if self._writing == number:
-                    self.close()
-                path.unlink()
-        self._index = {key: entry for key, entry in self._index.items() if key.iteration >= iteration}
+        gone = {path for number, path in log_files(self.directory).items() if number < min(iteration, self._iteration)}
+        for path in gone:
+            path.unlink()
+        self._index = {key: entry for key, entry in self._index.items() if entry.place.path not in gone}
 
     def close(self) -> None:
         if self._writer is not None:
             self._writer.close()
-            self._writer, self._writing = None, None
+            self._writer = None
 
     async def _flush(self) -> None:
         async with self._disk:
             batch, self._batch, self._flushing = self._batch, [], None
-            for record, place in await asyncio.to_thread(self._write, batch):
+            if self._writer is None:
+                self._writer = RecordWriter(self.directory / f"iteration_{self._iteration:07d}.log")
+            payloads = [to_bytes(record, run=self._run) for record in batch]
+            places = await asyncio.to_thread(self._writer.append, payloads)
+            for record, place in zip(batch, places, strict=True):
                 self._index[record.key] = Entry(place, self._run)
-
-    def _write(self, records: list[SegmentRecord]) -> list[tuple[SegmentRecord, Place]]:
-        written: list[tuple[SegmentRecord, Place]] = []
-        for iteration in sorted({record.key.iteration for record in records}):
-            mine = [record for record in records if record.key.iteration == iteration]
-            places = self._writer_of(iteration).append([to_bytes(record, run=self._run) for record in mine])
-            written += zip(mine, places, strict=True)
-        return written
-
-    def _writer_of(self, iteration: int) -> RecordWriter:
-        if self._writer is None or self._writing != iteration:
-            self.close()
-            self._writer = RecordWriter(self.directory / f"iteration_{iteration:07d}.log")
-            self._writing = iteration
-        return self._writer

@@ -33,6 +33,10 @@ class Journal(Protocol):
 
     async def record(self, record: SegmentRecord) -> None: ...
 
+    async def start_iteration(self, iteration: int) -> None:
+        """What is recorded from now on stands apart from what was recorded before."""
+        ...
+
 
 class NoJournal:
     """For evaluation, whose answers are not kept."""
@@ -41,6 +45,9 @@ class NoJournal:
         return None
 
     async def record(self, record: SegmentRecord) -> None:
+        return None
+
+    async def start_iteration(self, iteration: int) -> None:
         return None
 
 

@@ -42,6 +42,7 @@ def _record(iteration: int, sample_index: int, offset: int, reason: FinishReason
 
 def _record_all(buffer: ReplayBuffer, *records: SegmentRecord) -> None:
     async def all_at_once() -> None:
+        await buffer.journal.start_iteration(records[0].key.iteration)
         await asyncio.gather(*(buffer.journal.record(record) for record in records))
 
     asyncio.run(all_at_once())
@@ -85,9 +86,10 @@ def test_bytes_hold_a_record_exactly() -> None:
 
 
 def test_an_open_group_comes_back_token_by_token(buffer: ReplayBuffer) -> None:
-    assert buffer.unfinished(5) == [_group(*ITERATION_3, *ITERATION_4)]
-    # At the start of iteration 4, what iteration 4 sampled does not belong to it yet.
-    assert buffer.unfinished(4) == [_group(*ITERATION_3)]
+    assert buffer.unfinished() == [_group(*ITERATION_3, *ITERATION_4)]
+    # At the start of iteration 4, what a killed run sampled in iteration 4 does not belong to it yet.
+    buffer.keep([_group(*ITERATION_3)])
+    assert buffer.unfinished() == [_group(*ITERATION_3)]
 
 
 def test_a_killed_run_finds_what_it_sampled_and_another_run_does_not(buffer: ReplayBuffer, tmp_path: Path) -> None:
@@ -104,11 +106,11 @@ def test_a_checkpoint_stands_by_itself(buffer: ReplayBuffer, tmp_path: Path) -> 
     checkpoint = tmp_path / "checkpoint"
     checkpoint.mkdir()
     state = buffer.state()
-    for name, path in buffer.attachments().items():
+    for name, path in buffer.attachments(5).items():
         os.link(path, checkpoint / name)
     elsewhere = ReplayBuffer(tmp_path / "elsewhere", run="changed")
     elsewhere.load_state(state, PROMPTS, checkpoint)
-    assert elsewhere.unfinished(5) == buffer.unfinished(5)
+    assert elsewhere.unfinished() == buffer.unfinished()
     with pytest.raises(ReplayError, match="prompts that are gone: \\['a'\\]"):
         ReplayBuffer(tmp_path / "third", run="r").load_state(state, {}, checkpoint)
 
@@ -117,10 +119,11 @@ def test_files_stay_as_long_as_an_open_group_needs_them(buffer: ReplayBuffer, tm
     buffer.discard_before(5)
     assert list(log_files(tmp_path / "replay")) == [3, 4]
     buffer.keep([])
-    assert buffer.attachments() == {}
+    assert buffer.attachments(5) == {}
     buffer.discard_before(4)
     assert list(log_files(tmp_path / "replay")) == [4]
     assert buffer.journal.num_recovered(0) == 1
+    asyncio.run(buffer.journal.start_iteration(5))
     buffer.discard_before(5)
     assert log_files(tmp_path / "replay") == {}
 
@@ -129,5 +132,5 @@ def test_a_missing_segment_is_named(buffer: ReplayBuffer, tmp_path: Path) -> Non
     (tmp_path / "replay" / "iteration_0000004.log").unlink()
     again = ReplayBuffer(tmp_path / "replay", run="r")
     again.keep([_group(*ITERATION_3, *ITERATION_4)])
-    with pytest.raises(ReplayError, match="lacks SegmentKey\\(iteration=4"):
-        again.unfinished(5)
+    with pytest.raises(ReplayError, match=r"lacks SegmentKey.*sample_index=0, offset=2"):
+        again.unfinished()

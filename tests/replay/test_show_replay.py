@@ -35,7 +35,9 @@ def folder(tmp_path: Path) -> Path:
     buffer = ReplayBuffer(tmp_path / RUN_DIR / "replay", run="r")
 
     async def fill() -> None:
+        await buffer.journal.start_iteration(2)
         await buffer.journal.record(_record(2, 0, "budget", 4711, 4712, 4713))
+        await buffer.journal.start_iteration(3)
         await buffer.journal.record(_record(3, 3, "budget", 4714, 4715))
 
     asyncio.run(fill())

@@ -42,7 +42,7 @@ def _respond(tiny: TinyVllm, prompt: Prompt, budget: int | None, buffer: ReplayB
         if group.is_complete:
             return group.trajectories[0], iteration
         buffer.keep([group])
-        (group,) = buffer.unfinished(iteration)
+        (group,) = buffer.unfinished()
 
 
 @pytest.mark.parametrize("budget", [7, 20])
@@ -110,7 +110,7 @@ def test_many_groups_go_on_side_by_side(vllm_tiny, tmp_path):
         groups = sorted(vllm_tiny.run(advance(groups, iteration)), key=lambda group: group.key)
         buffer.keep(groups)
         if iteration == 0:
-            assert buffer.unfinished(1) == groups
+            assert buffer.unfinished() == groups
     assert all(group.is_complete for group in groups)
     for trajectory in (trajectory for group in groups for trajectory in group.trajectories):
         assert [segment.versions[0].version for segment in trajectory.segments] == versions

@@ -53,6 +53,8 @@ class Recorded:
     async def record(self, record: SegmentRecord) -> None:
         self.records[record.key] = record
 
+    async def start_iteration(self, iteration: int) -> None: ...
+
 
 def _decode(token_ids: Sequence[int]) -> str:
     return "".join(chr(97 + token) for token in token_ids)
