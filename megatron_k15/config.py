@@ -241,6 +241,25 @@ class TransferConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ColocateConfig:
+    """Trainer and vLLM take turns on the same devices (§2.6.3)."""
+
+    mode: str = "off"
+    """`off`: both keep their memory. `sleep`: vLLM keeps its process and gives back weights and KV cache while the
+    trainer trains. `restart`: vLLM is ended then, and started anew with dummy weights. In both the trainer gives back
+    parameters, gradients and optimizer state during rollouts."""
+    start_early: bool = False
+    """`restart`: start vLLM before the trainer has given its memory back; needs room for both."""
+    offload_dir: str = ""
+    """Where the trainer's bytes wait on a CPU; empty means `<run_dir>/offload`. On CUDA it is pinned host memory."""
+
+    def __post_init__(self) -> None:
+        _one_of("colocate.mode", self.mode, ("off", "sleep", "restart"))
+        if self.start_early and self.mode != "restart":
+            raise ConfigError(f"colocate.start_early goes with colocate.mode=restart, got mode {self.mode}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class PromptConfig:
     """Where prompts come from and in which order they are drawn (§2.3.4)."""
 
@@ -377,6 +396,7 @@ class Config:
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
     transfer: TransferConfig = field(default_factory=TransferConfig)
+    colocate: ColocateConfig = field(default_factory=ColocateConfig)
     prompts: PromptConfig = field(default_factory=PromptConfig)
     reward: RewardConfig = field(default_factory=RewardConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
@@ -390,6 +410,13 @@ class Config:
             raise ConfigError(
                 "train.importance_correction needs the model's own distribution: set rollout.top_p to 1 and "
                 f"rollout.top_k to 0 (they are {self.rollout.top_p} and {self.rollout.top_k}), or turn it off"
+            )
+        if self.colocate.mode != "off" and self.rollout.in_flight_updates:
+            raise ConfigError("rollout.in_flight_updates samples while the trainer trains: set colocate.mode=off")
+        if self.colocate.mode != "off" and self.transfer.backend not in ("auto", "shared_memory"):
+            raise ConfigError(
+                f"colocate.mode={self.colocate.mode} hands weights over in shared memory, from a trainer that has "
+                f"given its own away: set transfer.backend=shared_memory, got {self.transfer.backend}"
             )
         if self.rollout.continues and self.train.loss_segments == "all" and self.train.importance_correction == "off":
             raise ConfigError(

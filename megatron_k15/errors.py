@@ -40,5 +40,9 @@ class ReplayError(K15Error):
     """The replay buffer's log is damaged, lacks a segment, or could not be written."""
 
 
+class OffloadError(K15Error):
+    """The trainer's memory could not be given away: there is no room for its bytes elsewhere."""
+
+
 class WaitTimeoutError(K15Error, TimeoutError):
     """A wait reached its limit; the message names what it waited for."""

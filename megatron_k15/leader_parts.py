@@ -14,6 +14,7 @@ import torch
 from transformers import AutoTokenizer
 
 from megatron_k15.checkpoint.resume import find_newest
+from megatron_k15.colocate import Colocation
 from megatron_k15.config import Config, EngineConfig
 from megatron_k15.engines.gpu_placement import instance_gpus
 from megatron_k15.engines.plugin import VLLM_BACKENDS
@@ -85,6 +86,7 @@ class LeaderParts:
             max_concurrent=config.rollout.max_concurrent_requests,
             request_timeout_seconds=config.rollout.request_timeout_seconds,
             weight_timeout_seconds=config.transfer.timeout_seconds,
+            colocate=config.colocate.mode,
         )
         stack.callback(self._stop_engines)
 
@@ -125,6 +127,7 @@ class LeaderParts:
             replay=self._replay,
             trainers=trainers,
             sync=sync,
+            colocation=Colocation(trainers, self._pool, sync, self._loop, self.progress, config),
             metrics=self._metrics,
             progress=self.progress,
             loop=self._loop,

@@ -20,6 +20,7 @@ from megatron_k15.parts import Parts
 from megatron_k15.prompts.sampler import PromptSampler
 from megatron_k15.rollout_phase import Rollout, rollout_phase
 from megatron_k15.training.advantages import training_sequences
+from megatron_k15.transfer.probe import Gap
 from megatron_k15.types import Prompt
 from megatron_k15.weight_sync import probe_of_prompts
 
@@ -58,7 +59,8 @@ class Master:
 
     def run(self) -> None:
         """Evaluate, iterate, evaluate; a checkpoint every so often."""
-        self.parts.sync.publish(version=self.iteration, probe=probe_of_prompts(self.parts.prompts.train[:PROBED]))
+        first_probe = probe_of_prompts(self.parts.prompts.train[:PROBED])
+        self.parts.colocation.to_rollout(version=self.iteration, probe=first_probe)
         if self.iteration == 0:
             self.first_evaluation = self._evaluate("before training")
         try:
@@ -66,12 +68,12 @@ class Master:
         finally:
             self._wait_for(self.rollout.close(), "the rollout to stop")
         self._evaluate("after training")
+        self.parts.colocation.to_train()
 
     def _iterate_until_done(self) -> None:
         started = time.monotonic()
         while self.iteration < self.config.num_iterations:
             self._iterate()
-            self._checkpoint()
             if self._due(self.config.evaluation.every_iterations) and self.iteration < self.config.num_iterations:
                 self._evaluate(f"after iteration {self.iteration}")
             if self.config.max_minutes and time.monotonic() - started > 60 * self.config.max_minutes:
@@ -86,29 +88,37 @@ class Master:
         for group in rollout.groups:
             self.sampler.record(group.prompt.id, group.success_rate)
         with timer.phase("train"), self.parts.progress.phase(f"iteration {self.iteration}: training"):
+            self.parts.colocation.to_train()
             steps, counts = training_sequences(rollout.groups, self.config.train, version=self.iteration)
             self.parts.trainers.start_iteration(self.iteration)
             training = self.parts.trainers.update(steps)
+        self.iteration += 1
+        self._checkpoint()
         with timer.phase("sync"):
             probe = steps[0] if steps else probe_of_prompts(self.parts.prompts.train[:PROBED])
-            gap = self.parts.sync.publish(version=self.iteration + 1, probe=probe)
+            gap = self.parts.colocation.to_rollout(version=self.iteration, probe=probe)
+        self._write_metrics(rollout, timer, {**training, **counts}, gap)
+
+    def _write_metrics(self, rollout: Rollout, timer: Timer, training: dict[str, float], gap: Gap) -> None:
+        """Of the iteration that has just ended, which `self.iteration` has passed."""
+        iteration = self.iteration - 1
         values = iteration_metrics(
             rollout.groups,
-            version=self.iteration,
+            version=iteration,
             seconds=timer.seconds,
             num_sampled_tokens=rollout.num_sampled_tokens,
             max_tokens=self.config.rollout.max_response_tokens,
         )
         values |= {f"rollout/{name}": value for name, value in rollout.counts.items()}
-        values |= {f"train/{name}": value for name, value in {**training, **counts}.items()}
+        values |= {f"train/{name}": value for name, value in training.items()}
         values |= {"sync/logprob_gap_mean": gap.mean, "sync/logprob_gap_max": gap.max}
+        values |= {f"colocate/{name}": value for name, value in self.parts.colocation.transitions.items()}
         values |= {
             "engine/restarts": float(self.parts.pool.restarts),
             "reward/timeouts": float(self.parts.scorer.num_timeouts),
             "reward/worker_deaths": float(self.parts.scorer.num_worker_deaths),
         }
-        self.parts.metrics.write(self.iteration, values, rollout.groups)
-        self.iteration += 1
+        self.parts.metrics.write(iteration, values, rollout.groups)
 
     def _roll_out(self, prompts: Sequence[Prompt]) -> Rollout:
         title = f"iteration {self.iteration}: rollout"
@@ -120,7 +130,7 @@ class Master:
             )
 
     def _checkpoint(self) -> None:
-        """Save, and remove what no checkpoint that is kept would sample again."""
+        """Save while the trainer has its memory, and remove what no checkpoint that is kept would sample again."""
         config, replay = self.config.checkpoint, self.parts.replay
         if self._due(config.every_iterations):
             self._wait_for(self.rollout.rest(self.iteration), "responses under way to be recorded")

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from megatron_k15.colocate import Colocation
 from megatron_k15.engines.pool import EnginePool
 from megatron_k15.event_loop import EventLoopThread
 from megatron_k15.metrics import MetricsWriter, Progress
@@ -21,6 +22,7 @@ class Parts:
     replay: ReplayBuffer
     trainers: TrainerGroup
     sync: WeightSync
+    colocation: Colocation
     metrics: MetricsWriter
     progress: Progress
     loop: EventLoopThread

@@ -67,3 +67,15 @@ def test_convert(tiny_model_dir, tmp_path):
     assert _positive(result["seconds"])
     assert result["bytes"] == (tiny_model_dir / "model.safetensors").stat().st_size
     assert list(tmp_path.iterdir()) == []
+
+
+def test_colocate_swap(tiny_model_dir, tmp_path):
+    picture = tmp_path / "swap.png"
+    result = _run("colocate_swap.py", "--model", tiny_model_dir, "--warm-up", "1", "--png", picture)
+    assert _positive(result["seconds"])
+    assert 0 < result["ratio"] < 1
+    assert list(result["resident_mib"]) == ["release", "train", "offload", "transfer", "rollout"]
+    # The state after the release: the KV cache of 1 GiB is gone from vLLM.
+    assert result["both_resident_mib"] - sum(result["resident_mib"]["release"].values()) > 900
+    assert result["growth"]["trainer_descriptors"] == result["growth"]["vllm_descriptors"] == 0
+    assert picture.read_bytes().startswith(b"\x89PNG")

@@ -12,13 +12,14 @@ LEVELS = [
     {"master"},
     {"evaluation", "rollout_phase"},
     {"parts"},
+    {"colocate"},
     {"weight_sync", "trainer_parts", "iteration_metrics", "plan"},
     {"trainer_group"},
     {"training_worker"},
     {"prompts", "rollout", "rewards", "replay", "training", "transfer", "metrics", "event_loop"},
     {"checkpoint"},
     {"engines", "models"},
-    {"parallel", "kernels", "sandbox"},
+    {"offload", "parallel", "kernels", "sandbox"},
     {"config", "types", "errors"},
 ]
 FLOW_ROOMS = {"prompts", "rollout", "rewards", "replay", "training", "transfer"}

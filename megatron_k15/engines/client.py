@@ -138,6 +138,18 @@ class EngineClient:
         if answer.get("success") is not True:
             raise EngineError(f"{self._who} must drop the keys and values of its old weights, and answered {answer}")
 
+    async def sleep(self, *, on_cpu: bool, limit_seconds: float) -> None:
+        """Give back the memory of weights and KV cache. Nothing may be in flight."""
+        if on_cpu:
+            await self.call("POST", "/collective_rpc", {"method": "k15_free_memory"}, limit_seconds=limit_seconds)
+        else:
+            await self.call("POST", "/sleep?level=2&mode=abort", limit_seconds=limit_seconds)
+
+    async def wake_up(self, *, on_cpu: bool, limit_seconds: float) -> None:
+        """Take it again. The next weight version must be loaded before anything is sampled."""
+        if not on_cpu:  # on a CPU memory comes back when it is written
+            await self.call("POST", "/wake_up", limit_seconds=limit_seconds)
+
     async def weight_version(self) -> int:
         info = await self.call("GET", "/weight_info")
         return parse_version(info.get("weight_version"), who=self._who)
