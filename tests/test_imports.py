@@ -16,7 +16,7 @@ LEVELS = [
     {"weight_sync", "trainer_parts", "iteration_metrics", "plan"},
     {"trainer_group"},
     {"training_worker"},
-    {"prompts", "rollout", "rewards", "replay", "training", "transfer", "metrics", "event_loop"},
+    {"prompts", "rollout", "rewards", "replay", "training", "transfer", "metrics", "event_loop", "simulation"},
     {"checkpoint"},
     {"engines", "models"},
     {"offload", "parallel", "kernels", "sandbox"},

@@ -50,7 +50,7 @@ class EngineClient:
         self._who = f"vLLM {index}"
         self._vocab_size = vocab_size
         self.engine_is_dead = False
-        """True once the API server said that the engine core behind it has died."""
+        """True once the API server said that the engine core behind it has died, or does not listen any more."""
         # A connection per call: one kept open may be closed by vLLM (after 5 idle seconds) just as it is used again.
         # No limit: the pool bounds the requests in flight, and control calls must never queue behind them.
         self._session = aiohttp.ClientSession(
@@ -77,7 +77,11 @@ class EngineClient:
         """
         try:
             await self.call("GET", "/is_paused", limit_seconds=limit_seconds)
-        except (EngineGone, EngineError):
+        except EngineGone as gone:
+            # An API server whose engine core died stops listening, then waits for calls that will never be answered.
+            self.engine_is_dead |= isinstance(gone.__cause__, aiohttp.ClientConnectorError)
+            return False
+        except EngineError:
             return False
         return True
 
