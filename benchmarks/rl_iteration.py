@@ -40,7 +40,9 @@ from megatron_k15.master import Timer
 from megatron_k15.models.package_model import resolve_model
 from megatron_k15.parallel.context import initialize
 from megatron_k15.parts import Parts
-from megatron_k15.rollout.generation import Sampling, generate_groups
+from megatron_k15.rollout.generation import generate_groups
+from megatron_k15.rollout.sampling import Sampling
+from megatron_k15.rollout.segments import new_groups
 from megatron_k15.trainer_group import TrainerGroup
 from megatron_k15.trainer_parts import build_worker
 from megatron_k15.training.advantages import training_sequences
@@ -136,7 +138,7 @@ class Ours:
         with timer.phase("ours_rollout"):
             groups = self.parts.loop.run(self._rollout(), seconds=LIMIT_SECONDS, waiting_for="the rollout")
         with timer.phase("ours_train"):
-            (self.sequences,), _ = training_sequences(groups, self._config.train)
+            (self.sequences,), _ = training_sequences(groups, self._config.train, version=self._iteration)
             self.parts.trainers.start_iteration(0)
             self.parts.trainers.update([self.sequences])
         with timer.phase("ours_publish"):
@@ -146,15 +148,15 @@ class Ours:
     async def _rollout(self) -> list[Group]:
         generated = generate_groups(
             self.parts.pool,
-            self.prompts,
+            new_groups(self.prompts, self.sampling.num_responses, self._iteration),
             self.sampling,
             decode=self.parts.decode,
             run_seed=self._config.seed,
             iteration=self._iteration,
         )
         return [
-            await self.parts.scorer.score(prompt, trajectories, self._iteration)
-            async for prompt, trajectories in generated
+            await self.parts.scorer.score(sampled.prompt, sampled.trajectories, self._iteration)
+            async for sampled in generated
         ]
 
 

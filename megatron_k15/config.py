@@ -108,6 +108,9 @@ class TrainConfig:
     `reference`, plain PyTorch. The results are the same."""
     zero_variance_groups: str = "keep"
     """Groups whose rewards are all equal: `keep` (they still pull towards the reference) or `drop`."""
+    loss_segments: str = "current"
+    """Which tokens of responses that took several iterations enter the loss (§2.6.2): `current`, those that this
+    iteration's weights sampled; `all`, which wants importance_correction."""
 
     def __post_init__(self) -> None:
         _above_zero("train.tau", self.tau)
@@ -119,6 +122,7 @@ class TrainConfig:
         _one_of("train.importance_correction", self.importance_correction, ("off", "truncated"))
         _one_of("train.kernels", self.kernels, ("fused", "reference"))
         _one_of("train.zero_variance_groups", self.zero_variance_groups, ("keep", "drop"))
+        _one_of("train.loss_segments", self.loss_segments, ("current", "all"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,6 +143,21 @@ class RolloutConfig:
     request_timeout_seconds: float = 600.0
     stop_at: tuple[str, ...] = ()
     """Strings that end a response, besides the end-of-sequence token."""
+    budget_tokens: int | None = None
+    """Partial rollouts (§2.6.2): output tokens per response and iteration; what has not ended by then goes on in the
+    next iteration, up to max_response_tokens. None: every response ends in its iteration."""
+    max_staleness: int | None = None
+    """No token that enters training is of weights more than this many versions old. None: no limit."""
+    at_max_staleness: str = "end"
+    """What happens to a group that cannot keep max_staleness by waiting: `end` its open responses as they are (finish
+    reason `aborted`) and train on it now, or `drop` it."""
+    max_open_groups: int | None = None
+    """Prompts under way at once, unfinished ones of earlier iterations included: fewer new ones are drawn where they
+    would be more. None: no limit; there are at most prompts_per_iteration x max_response_tokens / budget_tokens.
+    With in_flight_updates: 2 x prompts_per_iteration."""
+    in_flight_updates: bool = False
+    """Responses go on while the trainer trains. An iteration takes the first prompts_per_iteration groups that are
+    complete; new weights reach the others in the middle of a response."""
 
     def __post_init__(self) -> None:
         _at_least("rollout.prompts_per_iteration", self.prompts_per_iteration, 1)
@@ -150,6 +169,29 @@ class RolloutConfig:
         if not 0 < self.top_p <= 1:
             raise ConfigError(f"rollout.top_p must be in (0, 1], got {self.top_p}")
         _at_least("rollout.top_k", self.top_k, 0)
+        _at_least("rollout.budget_tokens", self.budget_tokens, 1)
+        _at_least("rollout.max_staleness", self.max_staleness, 0)
+        _one_of("rollout.at_max_staleness", self.at_max_staleness, ("end", "drop"))
+        _at_least("rollout.max_open_groups", self.max_open_groups, 1)
+        if self.in_flight_updates and self.budget_tokens is not None:
+            raise ConfigError("rollout.in_flight_updates has no use for rollout.budget_tokens: set one of the two")
+        if self.in_flight_updates and (self.max_open_groups or self.prompts_per_iteration) < self.prompts_per_iteration:
+            raise ConfigError(
+                f"rollout.in_flight_updates waits for prompts_per_iteration ({self.prompts_per_iteration}) groups: "
+                f"rollout.max_open_groups must be at least that, got {self.max_open_groups}"
+            )
+
+    @property
+    def continues(self) -> bool:
+        """True when a response may take several iterations."""
+        return self.budget_tokens is not None or self.in_flight_updates
+
+    @property
+    def most_new_prompts(self) -> int:
+        """The most that one iteration may draw."""
+        if self.in_flight_updates:
+            return self.max_open_groups or 2 * self.prompts_per_iteration
+        return self.prompts_per_iteration
 
     @property
     def truncates(self) -> bool:
@@ -201,6 +243,25 @@ class TransferConfig:
         _one_of("transfer.backend", self.backend, ("auto", "shared_memory", "ipc", "nccl"))
         _above_zero("transfer.logprob_gap_limit", self.logprob_gap_limit)
         _at_least("transfer.num_probe_sequences", self.num_probe_sequences, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ColocateConfig:
+    """Trainer and vLLM take turns on the same devices (§2.6.3)."""
+
+    mode: str = "off"
+    """`off`: both keep their memory. `sleep`: vLLM keeps its process and gives back weights and KV cache while the
+    trainer trains. `restart`: vLLM is ended then, and started anew with dummy weights. In both the trainer gives back
+    parameters, gradients and optimizer state during rollouts."""
+    start_early: bool = False
+    """`restart`: start vLLM before the trainer has given its memory back; needs room for both."""
+    offload_dir: str = ""
+    """Where the trainer's bytes wait on a CPU; empty means `<run_dir>/offload`. On CUDA it is pinned host memory."""
+
+    def __post_init__(self) -> None:
+        _one_of("colocate.mode", self.mode, ("off", "sleep", "restart"))
+        if self.start_early and self.mode != "restart":
+            raise ConfigError(f"colocate.start_early goes with colocate.mode=restart, got mode {self.mode}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -376,6 +437,7 @@ class Config:
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
     transfer: TransferConfig = field(default_factory=TransferConfig)
+    colocate: ColocateConfig = field(default_factory=ColocateConfig)
     prompts: PromptConfig = field(default_factory=PromptConfig)
     reward: RewardConfig = field(default_factory=RewardConfig)
     sandbox: SandboxConfig = field(default_factory=SandboxConfig)
@@ -390,6 +452,18 @@ class Config:
             raise ConfigError(
                 "train.importance_correction needs the model's own distribution: set rollout.top_p to 1 and "
                 f"rollout.top_k to 0 (they are {self.rollout.top_p} and {self.rollout.top_k}), or turn it off"
+            )
+        if self.colocate.mode != "off" and self.rollout.in_flight_updates:
+            raise ConfigError("rollout.in_flight_updates samples while the trainer trains: set colocate.mode=off")
+        if self.colocate.mode != "off" and self.transfer.backend not in ("auto", "shared_memory"):
+            raise ConfigError(
+                f"colocate.mode={self.colocate.mode} hands weights over in shared memory, from a trainer that has "
+                f"given its own away: set transfer.backend=shared_memory, got {self.transfer.backend}"
+            )
+        if self.rollout.continues and self.train.loss_segments == "all" and self.train.importance_correction == "off":
+            raise ConfigError(
+                "train.loss_segments=all trains on tokens that older weights sampled: set "
+                "train.importance_correction=truncated as well, or train.loss_segments=current"
             )
         if self.rollout.prompts_per_iteration % self.train.steps_per_iteration:
             raise ConfigError(

@@ -41,6 +41,14 @@ class RewardError(K15Error):
     """A reward worker could not be used."""
 
 
+class ReplayError(K15Error):
+    """The replay buffer's log is damaged, lacks a segment, or could not be written."""
+
+
+class OffloadError(K15Error):
+    """The trainer's memory could not be given away: there is no room for its bytes elsewhere."""
+
+
 class PeerError(K15Error):
     """Another rank failed first; the message is its reason."""
 

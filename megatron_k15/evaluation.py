@@ -7,7 +7,9 @@ from typing import Any, Self
 from megatron_k15.config import Config
 from megatron_k15.metrics import accuracy_interval, paired_difference_interval
 from megatron_k15.parts import Parts
-from megatron_k15.rollout.generation import Sampling, generate_groups
+from megatron_k15.rollout.generation import generate_groups
+from megatron_k15.rollout.sampling import Sampling
+from megatron_k15.rollout.segments import new_groups
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,17 +63,17 @@ async def evaluate(parts: Parts, config: Config, *, on_progress: Callable[[str],
     num_tokens = 0
     groups = generate_groups(
         parts.pool,
-        prompts,
+        new_groups(prompts, 1, 0),
         Sampling.greedy(config.rollout),
         decode=parts.decode,
         run_seed=config.seed,
         iteration=0,
         on_progress=lambda done, tokens: on_progress(f"{done}/{len(prompts)} answers"),
     )
-    async for prompt, trajectories in groups:
-        group = await parts.scorer.score(prompt, trajectories, 0)
-        verdicts[prompt.id] = group.scores[0].correct
-        num_tokens += trajectories[0].num_response_tokens
+    async for sampled in groups:
+        group = await parts.scorer.score(sampled.prompt, sampled.trajectories, 0)
+        verdicts[group.prompt.id] = group.scores[0].correct
+        num_tokens += group.trajectories[0].num_response_tokens
     return Evaluation(
         correct=tuple(verdicts[prompt.id] for prompt in prompts), mean_response_tokens=num_tokens / len(prompts)
     )

@@ -1,7 +1,9 @@
 """Builds what rank 0 has besides its trainer: prompts, rewards, vLLM, metrics. Whatever is wrong with the user's input
 is found here, before anything is started."""
 
+import hashlib
 import os
+import shutil
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import ExitStack
@@ -12,6 +14,7 @@ import torch
 from transformers import AutoTokenizer
 
 from megatron_k15.checkpoint.resume import find_newest
+from megatron_k15.colocate import Colocation
 from megatron_k15.config import Config, EngineConfig
 from megatron_k15.engines.gpu_placement import instance_gpus
 from megatron_k15.engines.plugin import VLLM_BACKENDS
@@ -26,10 +29,14 @@ from megatron_k15.models.hf_files import HfWeights
 from megatron_k15.models.package_model import resolve_model
 from megatron_k15.parts import Parts
 from megatron_k15.prompts.prompt_set import load_prompt_sets
+from megatron_k15.replay.buffer import ReplayBuffer
 from megatron_k15.rewards.score import Scorer
 from megatron_k15.trainer_group import TrainerGroup
 from megatron_k15.trainer_parts import CHECKPOINTS, engine_dtype, transfer_backend
 from megatron_k15.weight_sync import WeightSync
+
+REPLAY = "replay"
+"""The replay buffer's folder inside the run's."""
 
 
 class LeaderParts:
@@ -68,6 +75,8 @@ class LeaderParts:
         self._metrics = stack.enter_context(
             MetricsWriter(self.run_dir, config.metrics, resolved_config_yaml=config_yaml, say=self.progress.say)
         )
+        self._replay = _replay_buffer(config, self.run_dir)
+        stack.callback(self._replay.close)
         self._backend = transfer_backend(config)
         self._pool = EnginePool(
             config.engine,
@@ -79,6 +88,7 @@ class LeaderParts:
             max_concurrent=config.rollout.max_concurrent_requests,
             request_timeout_seconds=config.rollout.request_timeout_seconds,
             weight_timeout_seconds=config.transfer.timeout_seconds,
+            colocate=config.colocate.mode,
         )
         stack.callback(self._stop_engines)
 
@@ -116,8 +126,10 @@ class LeaderParts:
             prompts=self._prompts,
             pool=self._pool,
             scorer=self._scorer,
+            replay=self._replay,
             trainers=trainers,
             sync=sync,
+            colocation=Colocation(trainers, self._pool, sync, self._loop, self.progress, config),
             metrics=self._metrics,
             progress=self.progress,
             loop=self._loop,
@@ -125,18 +137,29 @@ class LeaderParts:
         )
 
     def resume(self, master: Master, trainers: TrainerGroup) -> None:
-        """Continue from the newest good checkpoint of the run directory, where there is one."""
-        if self._newest is None:
-            return
-        with self.progress.phase(f"resuming from {self._newest}"):
-            master.load_state(trainers.load(str(self._newest)))
-        if master.iteration >= self._config.num_iterations:
-            self.progress.say(
-                f"nothing is left to train: this run has its {self._config.num_iterations} iterations. Raise "
-                "num_iterations to go on, or start anew with checkpoint.resume=false or another run_dir"
-            )
-        else:
-            self.progress.say(f"continuing after iteration {master.iteration} of {self._config.num_iterations}")
+        """Continue from the newest good checkpoint of the run directory, where there is one, and with what was sampled
+        since."""
+        if self._newest is not None:
+            with self.progress.phase(f"resuming from {self._newest}"):
+                master.load_state(trainers.load(str(self._newest)), self._newest)
+            if master.iteration >= self._config.num_iterations:
+                self.progress.say(
+                    f"nothing is left to train: this run has its {self._config.num_iterations} iterations. Raise "
+                    "num_iterations to go on, or start anew with checkpoint.resume=false or another run_dir"
+                )
+            else:
+                self.progress.say(f"continuing after iteration {master.iteration} of {self._config.num_iterations}")
+        if recovered := self._replay.journal.num_recovered(master.iteration):
+            self.progress.say(f"{recovered} responses were sampled before the interruption: they are not sampled again")
+
+
+def _replay_buffer(config: Config, run_dir: Path) -> ReplayBuffer:
+    directory = run_dir / REPLAY
+    if not config.checkpoint.resume:
+        shutil.rmtree(directory, ignore_errors=True)
+    decides = (config.seed, config.model, config.prompts, config.rollout, config.train, config.reward)
+    digest = hashlib.sha256(f"{decides!r} {engine_dtype(config)}".encode()).hexdigest()
+    return ReplayBuffer(directory, run=digest[:16])
 
 
 def _tokenizer(model_dir: Path) -> Any:

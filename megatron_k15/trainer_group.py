@@ -9,8 +9,9 @@ run the same method. What a call returns on rank 0 is its result.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
@@ -19,7 +20,7 @@ from megatron_k15.errors import WaitTimeoutError
 from megatron_k15.training_worker import TrainingWorker
 from megatron_k15.types import TrainingSequence
 
-CALLS = ("start_iteration", "update", "logprobs", "publish", "save", "load", "export")
+CALLS = ("start_iteration", "update", "logprobs", "publish", "offload", "onload", "save", "load", "export")
 STOP = "stop"
 POLL_SECONDS = 5.0
 
@@ -46,8 +47,14 @@ class TrainerGroup:
     def publish(self, version: int) -> dict[str, Any]:
         return self._everywhere("publish", version)
 
-    def save(self, iteration: int, master_state: dict[str, Any]) -> None:
-        self._everywhere("save", iteration, master_state)
+    def offload(self) -> int:
+        return self._everywhere("offload")
+
+    def onload(self) -> int:
+        return self._everywhere("onload")
+
+    def save(self, iteration: int, master_state: dict[str, Any], attachments: Mapping[str, Path]) -> None:
+        self._everywhere("save", iteration, master_state, dict(attachments))
 
     def load(self, path: str) -> dict[str, Any]:
         return self._everywhere("load", path)

@@ -14,6 +14,8 @@ from megatron_k15.models.hf_files import HfWeights
 from megatron_k15.models.loading import load_hf_weights
 from megatron_k15.models.package_model import resolve_model
 from megatron_k15.models.policy import build_policy
+from megatron_k15.offload.stores import FileStore, PinnedStore
+from megatron_k15.offload.swap import NewStore, Swap
 from megatron_k15.parallel.context import ParallelContext
 from megatron_k15.parallel.platform import resolve_dtype
 from megatron_k15.training.trainer import Trainer
@@ -39,7 +41,7 @@ def transfer_backend(config: Config) -> str:
     """
     on_gpu, backend = torch.cuda.is_available(), config.transfer.backend
     if backend == "auto":
-        return "ipc" if on_gpu else "shared_memory"
+        return "ipc" if on_gpu and config.colocate.mode == "off" else "shared_memory"
     if backend != "shared_memory" and not on_gpu:
         raise ConfigError(f"transfer.backend={backend} needs GPUs; on CPUs use transfer.backend=shared_memory")
     return backend
@@ -82,15 +84,25 @@ def build_worker(
         case _:
             publisher = Publisher(chunks, architecture, context, dtype=engine_dtype(config))
     stack.enter_context(publisher)
+    swap = Swap(trainer.tensors, _new_store(config, context))
+    stack.callback(swap.close)
     return TrainingWorker(
         context=context,
         architecture=architecture,
         trainer=trainer,
         publisher=publisher,
+        swap=swap,
         checkpoint=config.checkpoint,
         checkpoint_dir=Path(config.run_dir) / CHECKPOINTS,
         model_dir=model_dir,
     )
+
+
+def _new_store(config: Config, context: ParallelContext) -> NewStore:
+    if context.platform.name == "cuda":
+        return PinnedStore
+    directory = Path(config.colocate.offload_dir or Path(config.run_dir) / "offload")
+    return lambda sizes: FileStore(sizes, directory)
 
 
 def _model_dir(config: Config, context: ParallelContext) -> Path:

@@ -3,11 +3,14 @@
 from pathlib import Path
 from typing import Any
 
+import torch.distributed as dist
+
 from megatron_k15.checkpoint.export import export_hf
 from megatron_k15.checkpoint.resume import load_resume, save_resume
 from megatron_k15.config import CheckpointConfig
 from megatron_k15.models.architecture import Architecture
 from megatron_k15.models.slices import weight_slices
+from megatron_k15.offload.swap import Swap
 from megatron_k15.parallel.context import ParallelContext
 from megatron_k15.training.trainer import Trainer
 from megatron_k15.transfer.publisher import Publisher
@@ -25,6 +28,7 @@ class TrainingWorker:
         architecture: Architecture,
         trainer: Trainer,
         publisher: Publisher | VllmSender,
+        swap: Swap,
         checkpoint: CheckpointConfig,
         checkpoint_dir: Path,
         model_dir: Path,
@@ -33,6 +37,7 @@ class TrainingWorker:
         self._architecture = architecture
         self._trainer = trainer
         self._publisher = publisher
+        self._swap = swap
         self._checkpoint = checkpoint
         self._checkpoint_dir = checkpoint_dir
         self._model_dir = model_dir
@@ -49,8 +54,21 @@ class TrainingWorker:
     def publish(self, version: int) -> dict[str, Any]:
         return self._publisher.publish(version)
 
-    def save(self, iteration: int, master_state: dict[str, Any]) -> None:
-        """Write a resume checkpoint."""
+    def offload(self) -> int:
+        """Give away the memory of parameters, gradients and optimizer state; its bytes over all ranks."""
+        return self._total(self._swap.offload())
+
+    def onload(self) -> int:
+        """Take it back, bit for bit; its bytes over all ranks."""
+        return self._total(self._swap.onload())
+
+    def _total(self, num_bytes: int) -> int:
+        every: list[int] = [0] * self._context.world_size
+        dist.all_gather_object(every, num_bytes)
+        return sum(every)
+
+    def save(self, iteration: int, master_state: dict[str, Any], attachments: dict[str, Path]) -> None:
+        """Write a resume checkpoint, the master's files in it."""
         save_resume(
             self._checkpoint_dir,
             iteration,
@@ -58,6 +76,7 @@ class TrainingWorker:
             master_state,
             context=self._context,
             num_kept=self._checkpoint.num_kept,
+            attachments=attachments,
         )
 
     def load(self, path: str) -> dict[str, Any]:

@@ -106,9 +106,60 @@ class Trajectory:
         return sum(len(segment.token_ids) for segment in self.segments)
 
     @property
+    def is_open(self) -> bool:
+        """True while it has to be continued."""
+        return self.finish_reason == "budget"
+
+    @property
     def oldest_version(self) -> int:
-        """The oldest weight version that sampled a token of it."""
+        """The oldest weight version that sampled a token of it; it must have one."""
         return min(span.version for segment in self.segments for span in segment.versions)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampledGroup:
+    """The k responses of one prompt as far as they have got (§2.6.2). Scored as a `Group` when all have ended."""
+
+    prompt: Prompt
+    drawn_iteration: int
+    """When the prompt was drawn: with its id, the group's name. A prompt may be drawn again while it is open."""
+    trajectories: tuple[Trajectory, ...]
+
+    @property
+    def key(self) -> tuple[int, str]:
+        return self.drawn_iteration, self.prompt.id
+
+    @property
+    def is_complete(self) -> bool:
+        return not any(trajectory.is_open for trajectory in self.trajectories)
+
+    @property
+    def oldest_version(self) -> int | None:
+        """Over all its tokens; None before the first one."""
+        return min((trajectory.oldest_version for trajectory in self.trajectories if trajectory.segments), default=None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentKey:
+    """Names what one request sampled. With the run's seed it decides the sampling seed, the iteration aside: that is
+    the one in which the request was made."""
+
+    iteration: int
+    drawn_iteration: int
+    prompt_id: str
+    sample_index: int
+    offset: int
+    """Tokens that the response had before."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentRecord:
+    """What one request sampled, as the replay buffer keeps it."""
+
+    key: SegmentKey
+    segments: tuple[Segment, ...]
+    """One per weight version."""
+    finish_reason: FinishReason
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,10 +1,13 @@
 """A weight version from the trainer into every vLLM instance, and the proof that it arrived.
 
-TRAIN → (trainers write and checksum) → (vLLM loads and checksums) → probe → ROLLOUT. Checksums cover the bytes; the
-probe, logprobs of the same tokens from both sides, covers what loading made of them.
+write: trainers write and checksum, and compute the probe; load: vLLM loads and checksums, and is probed. Checksums
+cover the bytes; the probe, logprobs of the same tokens from both sides, covers what loading made of them. Between the
+two the trainer may give its memory away.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from megatron_k15.config import TransferConfig
 from megatron_k15.engines.pool import EnginePool
@@ -15,8 +18,20 @@ from megatron_k15.transfer.probe import Gap, check_gap, logprob_gap
 from megatron_k15.types import Prompt, TrainingSequence
 
 
+@dataclass(frozen=True, kw_only=True)
+class Written:
+    """A weight version that the trainer has handed over."""
+
+    version: int
+    info: dict[str, Any]
+    """What vLLM's receiver is told; empty where vLLM has the weights already."""
+    probe: Sequence[TrainingSequence]
+    logprobs: list[list[float]]
+    """The trainer's, of the probe's tokens in the loss."""
+
+
 class WeightSync:
-    """`publish` returns only when vLLM samples from exactly the trainer's weights."""
+    """After `load` vLLM samples from exactly the trainer's weights."""
 
     def __init__(
         self,
@@ -36,40 +51,46 @@ class WeightSync:
         self._dtype = dtype
 
     def publish(self, *, version: int, probe: Sequence[TrainingSequence]) -> Gap:
-        """Publish `version` and compare both sides' logprobs on the first sequences of `probe`.
+        """`write`, then `load`."""
+        return self.load(self.write(version=version, probe=probe))
 
-        Raises:
-            TransferError: weights arrived damaged, or the logprobs part by more than the limit.
-        """
-        with self._progress.phase(f"weights, version {version}: trainer to vLLM"):
+    def write(self, *, version: int, probe: Sequence[TrainingSequence]) -> Written:
+        """The trainer's part; ipc and nccl send and load at once."""
+        with self._progress.phase(f"weights, version {version}: written by the trainer"):
             # From here on the segment changes: a vLLM that restarts meanwhile waits for the new version.
             self._loop.run(
                 self._pool.announce_update(),
                 seconds=self._config.timeout_seconds,
                 waiting_for=f"vLLM to stop reading the weights before version {version}",
             )
-            update_info = self._trainers.publish(version)
-            # ipc and nccl send and load at once, inside `publish`: nothing is left to load.
-            if update_info:
+            info = self._trainers.publish(version)
+            probe = probe[: self._config.num_probe_sequences]
+            return Written(version=version, info=info, probe=probe, logprobs=self._trainers.logprobs(probe))
+
+    def load(self, written: Written) -> Gap:
+        """vLLM's part, and the comparison of both sides' logprobs.
+
+        Raises:
+            TransferError: weights arrived damaged, or the logprobs part by more than the limit.
+        """
+        version = written.version
+        with self._progress.phase(f"weights, version {version}: loaded by vLLM"):
+            if written.info:
                 self._loop.run(
-                    self._pool.update_weights(update_info, version),
+                    self._pool.update_weights(written.info, version),
                     seconds=self._config.timeout_seconds,
                     waiting_for=f"vLLM to load weight version {version}",
                 )
-            return self._probe(probe[: self._config.num_probe_sequences], version)
-
-    def _probe(self, probe: Sequence[TrainingSequence], version: int) -> Gap:
-        ours = self._trainers.logprobs(probe)
-        theirs = self._loop.run(
-            self._pool.prompt_logprobs([sequence.token_ids for sequence in probe]),
-            seconds=self._config.timeout_seconds,
-            waiting_for="vLLM's logprobs of the probe batch",
-        )
+            theirs = self._loop.run(
+                self._pool.prompt_logprobs([sequence.token_ids for sequence in written.probe]),
+                seconds=self._config.timeout_seconds,
+                waiting_for="vLLM's logprobs of the probe batch",
+            )
         masked = [
             [value for value, in_loss in zip(values, sequence.loss_mask, strict=True) if in_loss]
-            for values, sequence in zip(theirs, probe, strict=True)
+            for values, sequence in zip(theirs, written.probe, strict=True)
         ]
-        gap = logprob_gap(ours, masked)
+        gap = logprob_gap(written.logprobs, masked)
         check_gap(gap, self._config.logprob_gap_limit, self._dtype, version=version)
         return gap
 

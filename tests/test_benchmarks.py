@@ -88,3 +88,27 @@ def test_sandbox():
     assert set(result["growth"]) == set(result["runs_per_second"]) == {"bubblewrap", "crun"}
     assert all(value > 0 for value in result["cpu_seconds_per_run"].values())
     assert all(growth["mounts"] == growth["cgroups"] == 0 for growth in result["growth"].values())
+
+
+def test_colocate_swap(tiny_model_dir, tmp_path):
+    picture = tmp_path / "swap.png"
+    result = _run("colocate_swap.py", "--model", tiny_model_dir, "--warm-up", "1", "--png", picture)
+    assert _positive(result["seconds"])
+    assert 0 < result["ratio"] < 1
+    assert list(result["resident_mib"]) == ["release", "train", "offload", "transfer", "rollout"]
+    # The state after the release: the KV cache of 1 GiB is gone from vLLM.
+    assert result["both_resident_mib"] - sum(result["resident_mib"]["release"].values()) > 900
+    assert result["growth"]["trainer_descriptors"] == result["growth"]["vllm_descriptors"] == 0
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_long_tail(tiny_model_dir, tmp_path):
+    small = ("--prompts", "2", "--responses", "2", "--max-tokens", "60", "--budget", "20", "--instances", "1")
+    result = _run("long_tail.py", "--model", tiny_model_dir, "--speeds", tmp_path / "speeds.json", *small)
+    assert list(result["settings"]) == ["1 x no budget", "1 x 20"]
+    without, budget = result["settings"].values()
+    assert result["ratio"] == pytest.approx(budget["tokens_per_second"] / without["tokens_per_second"], rel=0.05)
+    for setting in (without, budget):
+        assert setting["error"] == pytest.approx(setting["predicted_seconds"] / setting["seconds"] - 1, abs=0.05)
+        assert 0 < setting["utilisation"] <= 1
+    assert json.loads((tmp_path / "speeds.json").read_text()) == result["speeds"]

@@ -46,6 +46,8 @@ def test_what_is_printed_reads_back_the_same(tmp_path: Path) -> None:
         ("parallel.virtual_pipeline_parallel_size=2", "pipeline_parallel_size of at least 2"),
         ("train.steps_per_iteration=3", "must divide"),
         ("prompts.instruction=hello", "{prompt}"),
+        ("rollout.budget_tokens=0", "rollout.budget_tokens must be at least 1, got 0"),
+        ("rollout.at_max_staleness=wait", "end, drop; got 'wait'"),
     ],
 )
 def test_bad_values_are_named(override: str, names: str) -> None:
@@ -58,6 +60,21 @@ def test_truncated_sampling_and_off_policy_correction_exclude_each_other() -> No
     with pytest.raises(ConfigError, match="top_p"):
         load_config(None, ["rollout.top_p=0.9", "train.importance_correction=truncated"])
     assert load_config(None, ["rollout.top_p=0.9"]).rollout.truncates
+
+
+def test_older_segments_in_the_loss_want_off_policy_correction() -> None:
+    overrides = ["rollout.budget_tokens=8", "train.loss_segments=all"]
+    with pytest.raises(ConfigError, match="importance_correction=truncated"):
+        load_config(None, overrides)
+    assert load_config(None, [*overrides, "train.importance_correction=truncated"]).rollout.continues
+
+
+def test_in_flight_updates_exclude_budgets_and_need_room() -> None:
+    with pytest.raises(ConfigError, match="set one of the two"):
+        load_config(None, ["rollout.in_flight_updates=true", "rollout.budget_tokens=8"])
+    with pytest.raises(ConfigError, match="max_open_groups must be at least that, got 3"):
+        load_config(None, ["rollout.in_flight_updates=true", "rollout.max_open_groups=3"])
+    assert load_config(None, ["rollout.in_flight_updates=true"]).rollout.most_new_prompts == 32
 
 
 def test_a_missing_file_is_named() -> None:

@@ -56,10 +56,11 @@ def tiny_overrides(model_dir: Path, directory: Path) -> list[str]:
 class TrainRun:
     """`megatron_k15.train_rl` in a session of its own, its output read line by line."""
 
-    def __init__(self, overrides: list[str], *, num_ranks: int = 1) -> None:
+    def __init__(self, overrides: list[str], *, num_ranks: int = 1, max_restarts: int = 0) -> None:
         launcher = ["-m"]
         if num_ranks > 1:
-            launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_ranks}", "-m"]
+            launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_ranks}"]
+            launcher += [f"--max-restarts={max_restarts}", "-m"]
         self.mark = uuid.uuid4().hex
         self.lines: list[str] = []
         self._shared_memory = _shared_memory()

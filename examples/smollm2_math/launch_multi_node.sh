@@ -25,6 +25,8 @@ fi
 # One queue to the GPU keeps megatron-core's communication ahead of the computation it overlaps with. NCCL finds its
 # networks itself: set NCCL_SOCKET_IFNAME or NCCL_IB_HCA in the job where its choice is wrong.
 export CUDA_DEVICE_MAX_CONNECTIONS=1
+# Ranks that torchrun restarts (--max-restarts) would find the addresses of the dead in a store that it shares with them.
+export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-8}"
 
 exec "${PYTHON:-python}" -m torch.distributed.run \

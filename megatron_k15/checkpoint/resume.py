@@ -1,7 +1,7 @@
 """Resume checkpoints: megatron-core's `torch_dist` with the trainer's state, and the master's state as JSON beside it.
 
     <root>/iteration_0000010/   __<rank>_0.distcp … .metadata metadata.json common.pt   megatron-core's
-                                master.json                                             the master's
+                                master.json  replay_iteration_*.log                     the master's
                                 k15_manifest.json                                       sizes and checksums of all
 
 A checkpoint appears under its name when all of it is on the disk. Loading at another TP×PP×DP works as far as the
@@ -12,10 +12,12 @@ The tensors are megatron-core's pickled format: load only checkpoints of your ow
 
 import json
 import logging
+import os
 import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch.distributed as dist
@@ -46,10 +48,12 @@ def save_resume(
     *,
     context: ParallelContext,
     num_kept: int,
+    attachments: Mapping[str, Path] = MappingProxyType({}),
 ) -> Path:
     """Collective over all ranks. Save, then remove all but the newest `num_kept` checkpoints of `root`.
 
-    Rank 0's `master_state` (JSON values) is the one that is saved.
+    Rank 0's `master_state` (JSON values) is the one that is saved, and its `attachments`: finished files that go in
+    under the names given, as links where the file system has them.
 
     Raises:
         CheckpointError: on every rank, when it failed on any (a full disk). Earlier checkpoints stay as they are.
@@ -71,6 +75,8 @@ def save_resume(
         with all_or_none(what):
             if context.rank == 0:
                 (folder / MASTER_FILE).write_text(json.dumps(master_state), encoding="utf-8")
+                for name, source in attachments.items():
+                    _link_or_copy(source, folder / name)
         checksums = _shared_checksums(folder, context, what)
         with all_or_none(what):
             if context.rank == 0:
@@ -142,6 +148,13 @@ def _num_bytes(value: object) -> int:
     if isinstance(value, ShardedTensor | ShardedTensorFactory) and is_main_replica(value.replica_id):
         return getattr(value.data, "nbytes", 0)
     return 0
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def _shared_checksums(folder: Path, context: ParallelContext, what: str) -> dict[str, str]:

@@ -50,7 +50,7 @@ class EngineClient:
         self._who = f"vLLM {index}"
         self._vocab_size = vocab_size
         self.engine_is_dead = False
-        """True once the API server said that the engine core behind it has died."""
+        """True once the API server said that the engine core behind it has died, or does not listen any more."""
         # A connection per call: one kept open may be closed by vLLM (after 5 idle seconds) just as it is used again.
         # No limit: the pool bounds the requests in flight, and control calls must never queue behind them.
         self._session = aiohttp.ClientSession(
@@ -77,7 +77,11 @@ class EngineClient:
         """
         try:
             await self.call("GET", "/is_paused", limit_seconds=limit_seconds)
-        except (EngineGone, EngineError):
+        except EngineGone as gone:
+            # An API server whose engine core died stops listening, then waits for calls that will never be answered.
+            self.engine_is_dead |= isinstance(gone.__cause__, aiohttp.ClientConnectorError)
+            return False
+        except EngineError:
             return False
         return True
 
@@ -137,6 +141,18 @@ class EngineClient:
         answer = await self.call("POST", "/reset_prefix_cache?reset_running_requests=true")
         if answer.get("success") is not True:
             raise EngineError(f"{self._who} must drop the keys and values of its old weights, and answered {answer}")
+
+    async def sleep(self, *, on_cpu: bool, limit_seconds: float) -> None:
+        """Give back the memory of weights and KV cache. Nothing may be in flight."""
+        if on_cpu:
+            await self.call("POST", "/collective_rpc", {"method": "k15_free_memory"}, limit_seconds=limit_seconds)
+        else:
+            await self.call("POST", "/sleep?level=2&mode=abort", limit_seconds=limit_seconds)
+
+    async def wake_up(self, *, on_cpu: bool, limit_seconds: float) -> None:
+        """Take it again. The next weight version must be loaded before anything is sampled."""
+        if not on_cpu:  # on a CPU memory comes back when it is written
+            await self.call("POST", "/wake_up", limit_seconds=limit_seconds)
 
     async def weight_version(self) -> int:
         info = await self.call("GET", "/weight_info")

@@ -1,5 +1,7 @@
 """One vLLM of the pool, kept alive: STARTING → READY → (died or hung) → STARTING → ... → FAILED.
 
+`shut_down` ends it on purpose: READY → DOWN, until `start`.
+
 The pool talks to an instance through `ready_client`; a client it got stays valid until that vLLM dies.
 """
 
@@ -39,11 +41,29 @@ class Instance:
         self._suspect = asyncio.Event()
         self._error: EngineError | None = None
         self._keeper: asyncio.Task[None] | None = None
+        self._has_run = False
 
     async def start(self) -> None:
-        await self._start_vllm()
+        """For the first time, or after `shut_down`; only then a failing start is tried again, as after a death."""
+        try:
+            await self._start_vllm()
+        except EngineError as error:
+            if not self._has_run:
+                raise
+            await self._restart(f"did not start again: {error}")
+        self._has_run = True
         self._keeper = asyncio.create_task(self._keep_alive(), name=f"vllm-{self.index}-keeper")
         self._keeper.add_done_callback(self._on_keeper_done)
+
+    async def shut_down(self) -> None:
+        """End this vLLM, which is no fault of its: no restart is counted. Nothing may be in flight."""
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.gather(self._keeper, return_exceptions=True)
+            self._keeper = None
+        self._ready.clear()
+        if self._sidecar is not None:
+            await self._sidecar.stop()
 
     async def stop(self) -> None:
         self._give_up(EngineError(f"vLLM {self.index} was stopped"))
@@ -66,6 +86,11 @@ class Instance:
     def pids(self) -> tuple[int, ...]:
         """Of the present vLLM's processes."""
         return self._sidecar.pids if self._sidecar is not None else ()
+
+    @property
+    def resident_bytes(self) -> int:
+        """Resident memory of the present vLLM's processes."""
+        return self._sidecar.resident_bytes() if self._sidecar is not None else 0
 
     async def ready_client(self) -> EngineClient:
         """Wait, through restarts, for a vLLM that has the current weights.

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from megatron_k15.config import EngineConfig
+from megatron_k15.engines.agreement import check_agreement
 from megatron_k15.engines.client import EngineClient, EngineGone, EngineSilent
 from megatron_k15.engines.instance import Instance
 from megatron_k15.engines.model_facts import on_cpu, vocab_size
@@ -19,8 +20,6 @@ from megatron_k15.engines.sidecar import OnProgress, Sidecar
 from megatron_k15.engines.types import EngineStats, GenerateRequest, Generation, WeightUpdate
 from megatron_k15.errors import EngineError
 
-AGREEMENT_LIMIT = 0.05
-"""Largest mean difference in logprob, in nats, between instances that hold the same weights (bf16, other batches)."""
 T = TypeVar("T")
 
 
@@ -39,6 +38,7 @@ class EnginePool:
         request_timeout_seconds: float = 600.0,
         weight_timeout_seconds: float = 300.0,
         gpus: Sequence[Sequence[int]] | None = None,
+        colocate: str = "off",
     ) -> None:
         """
         Args:
@@ -51,6 +51,7 @@ class EnginePool:
             request_timeout_seconds: for one request on one vLLM, once it has been sent.
             weight_timeout_seconds: for one vLLM to load a weight version.
             gpus: local GPU numbers of each instance; None leaves the choice to vLLM.
+            colocate: `colocate.mode`: how `release` gives memory back.
 
         Raises:
             ModelError: model_dir has no readable config.json.
@@ -64,6 +65,8 @@ class EnginePool:
         self._update: WeightUpdate | None = None
         self._awaiting_update = False
         """The weights of `_update` are no longer, or not yet, whole in shared memory."""
+        self._colocate = colocate
+        self._released = False
         self._paused = False
         self._broken: EngineError | None = None
         self._in_parts = False
@@ -73,6 +76,7 @@ class EnginePool:
         self._restoring = asyncio.Lock()
         self._counts = {"requests": 0, "prompt_tokens": 0, "generated_tokens": 0, "resent": 0}
         use_cpu, num_token_ids = on_cpu(), vocab_size(model_dir)
+        self._on_cpu = use_cpu
 
         def sidecar(index: int) -> Sidecar:
             return Sidecar(
@@ -85,6 +89,7 @@ class EnginePool:
                 on_cpu=use_cpu,
                 vocab_size=num_token_ids,
                 gpus=gpus[index] if gpus is not None else None,
+                colocate=colocate,
                 on_progress=lambda text: self._on_progress(text),
             )
 
@@ -170,7 +175,7 @@ class EnginePool:
 
         first, *others = await asyncio.gather(*(one_instance(instance) for instance in self._instances))
         for instance, other in zip(self._instances[1:], others, strict=True):
-            _check_agreement(first, other, instance.index)
+            check_agreement(first, other, instance.index)
         return tuple(first)
 
     async def init_weight_transfer(self, init_info: Mapping[str, object]) -> None:
@@ -248,6 +253,36 @@ class EnginePool:
             await self._wake()
             raise
 
+    @property
+    def resident_bytes(self) -> int:
+        """Resident host memory of all vLLM processes."""
+        return sum(instance.resident_bytes for instance in self._instances)
+
+    async def release(self) -> None:
+        """Give the memory of weights and KV cache back, as `colocate.mode` says. Nothing may be in flight."""
+        self._released = self._awaiting_update = True
+        if self._colocate == "restart":
+            await asyncio.gather(*(instance.shut_down() for instance in self._instances))
+        else:
+            await self._on_all("sleep", self._sleep)
+
+    async def take_back(self, on_progress: OnProgress) -> None:
+        """Undo `release`: instances are held until `update_weights`, since they have no weights."""
+        if self._colocate == "restart":
+            self._released = False
+            await self.start(on_progress)
+        else:
+            await self._on_all("wake-up", self._wake_up)
+            self._released = False
+
+    async def _sleep(self, client: EngineClient) -> None:
+        await client.pause()
+        await client.sleep(on_cpu=self._on_cpu, limit_seconds=self._weight_timeout_seconds)
+
+    async def _wake_up(self, client: EngineClient) -> None:
+        await client.wake_up(on_cpu=self._on_cpu, limit_seconds=self._weight_timeout_seconds)
+        await client.pause()
+
     async def pause(self, mode: str = "keep") -> None:
         """Stop sampling. `keep` freezes requests in flight until `resume`."""
         self._paused = True
@@ -272,6 +307,8 @@ class EnginePool:
         if self._update is None and not self._is_held:
             return
         await client.pause()
+        if self._released:
+            await client.sleep(on_cpu=self._on_cpu, limit_seconds=self._weight_timeout_seconds)
         async with self._restoring:
             if self._update is not None and not self._awaiting_update:
                 await client.load_weights(self._update, self._weight_timeout_seconds)
@@ -361,13 +398,3 @@ class EnginePool:
     async def _wake(self) -> None:
         async with self._room:
             self._room.notify_all()
-
-
-def _check_agreement(first: list[tuple[float, ...]], other: list[tuple[float, ...]], index: int) -> None:
-    pairs = [(a, b) for row, other_row in zip(first, other, strict=True) for a, b in zip(row, other_row, strict=True)]
-    gap = sum(abs(a - b) for a, b in pairs) / max(1, len(pairs))
-    if not gap <= AGREEMENT_LIMIT:
-        raise EngineError(
-            f"all vLLM instances must hold the same weights; the prompt logprobs of instances 0 and {index} differ by "
-            f"{gap:.4f} on average, more than {AGREEMENT_LIMIT}"
-        )

@@ -17,6 +17,8 @@ CPU_KV_CACHE_BYTES = 1 << 30
 """Default on CPU. An explicit size is needed there: vLLM would otherwise take a share of the machine's memory, and
 run the model once to measure the rest."""
 
+WORKER_MEMORY = "megatron_k15.engines.worker_memory.WorkerMemory"
+
 CPU_BATCHED_TOKENS = 2048
 """Tokens that one step of the model works on, at most."""
 
@@ -28,7 +30,15 @@ there, and one queue to the GPU is megatron-core's wish alone."""
 
 
 def server_command(
-    config: EngineConfig, *, model_dir: Path, dtype: str, socket_path: Path, backend: str, on_cpu: bool, seed: int
+    config: EngineConfig,
+    *,
+    model_dir: Path,
+    dtype: str,
+    socket_path: Path,
+    backend: str,
+    on_cpu: bool,
+    seed: int,
+    colocate: str = "off",
 ) -> list[str]:
     """The command line of one instance.
 
@@ -37,6 +47,7 @@ def server_command(
         socket_path: the Unix socket to listen on, in a directory that only this user may enter. vLLM's development
             endpoints know no key: whoever reaches them owns the engine, so there is no port for others to reach.
         backend: vLLM's name of the weight-transfer engine inside it.
+        colocate: `colocate.mode`.
     """
     command = [
         *(sys.executable, "-m", "vllm.entrypoints.openai.api_server"),
@@ -55,6 +66,12 @@ def server_command(
         "--enable-prefix-caching" if config.enable_prefix_caching else "--no-enable-prefix-caching",
         *("--disable-log-stats", "--disable-uvicorn-access-log"),
     ]
+    if colocate == "sleep":
+        # vLLM's own sleep mode is for GPUs; ours for CPUs is mixed into the worker.
+        command += ["--worker-extension-cls", WORKER_MEMORY] if on_cpu else ["--enable-sleep-mode"]
+    if colocate == "restart":
+        # §2.6.3: real weights are not read from the disk, since the trainer's follow at once.
+        command += ["--load-format", "dummy"]
     kv_cache_bytes = config.kv_cache_bytes or (CPU_KV_CACHE_BYTES if on_cpu else None)
     if kv_cache_bytes:
         command += ["--kv-cache-memory-bytes", str(kv_cache_bytes)]

@@ -45,6 +45,7 @@ class Sidecar:
         on_cpu: bool,
         vocab_size: int,
         gpus: Sequence[int] | None = None,
+        colocate: str = "off",
         on_progress: OnProgress = lambda text: None,
     ) -> None:
         """`on_progress` is told about once a second what the start waits for."""
@@ -59,6 +60,7 @@ class Sidecar:
         self._on_cpu = on_cpu
         self._vocab_size = vocab_size
         self._gpus = gpus
+        self._colocate = colocate
         self._on_progress = on_progress
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -101,6 +103,14 @@ class Sidecar:
             total += times.user + times.system
         return total
 
+    def resident_bytes(self) -> int:
+        """Resident memory of vLLM's living processes."""
+        total = 0
+        for process in self._processes():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                total += process.memory_info().rss
+        return total
+
     def exit_summary(self) -> str:
         """How vLLM ended and why, for a message."""
         code = self._process.poll() if self._process else None
@@ -132,6 +142,7 @@ class Sidecar:
             backend=self._backend,
             on_cpu=self._on_cpu,
             seed=self.index,
+            colocate=self._colocate,
         )
         environment = server_environment(
             self._config, os.environ, scratch_dir=scratch_dir, on_cpu=self._on_cpu, gpus=self._gpus

@@ -116,8 +116,12 @@ def _prepare_platform() -> Platform:
 
 
 def _join(platform: Platform, timeout_seconds: float) -> None:
+    limit = timedelta(seconds=timeout_seconds)
     try:
-        dist.init_process_group(platform.backend, timeout=timedelta(seconds=timeout_seconds))
+        store, rank, world_size = next(dist.rendezvous("env://", timeout=limit))
+        dist.init_process_group(
+            platform.backend, store=_of_this_start(store), rank=rank, world_size=world_size, timeout=limit
+        )
     except dist.DistError as error:
         address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
         first_line = str(error).strip().splitlines()[0]
@@ -126,6 +130,15 @@ def _join(platform: Platform, timeout_seconds: float) -> None:
             f"and MASTER_PORT, set by torchrun): {first_line}. If another program has the port, choose one with "
             "torchrun --master-port, or let torchrun choose with --standalone"
         ) from error
+
+
+def _of_this_start(store: dist.Store) -> dist.Store:
+    """torchrun (2.13) gives restarted ranks the store of those that died, with their addresses in it, and gloo's groups
+    would wait for them for ever. On one host the restart count tells the starts apart; hosts count for themselves, so
+    with several of them torchrun must not share its store (examples/smollm2_math/launch_multi_node.sh)."""
+    if os.environ.get("LOCAL_WORLD_SIZE") != os.environ["WORLD_SIZE"]:
+        return store
+    return dist.PrefixStore(f"megatron_k15/start_{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
 
 
 def _free_port() -> int:

@@ -1,23 +1,23 @@
-"""Prompts → groups of trajectories, as each group's last response ends.
+"""Groups of responses, new or unfinished → the same groups, further on, as each has done its part of the iteration.
 
 All requests of an iteration are in flight at once; the engine pool balances them over the vLLM instances and sends
 again what a dying instance did not finish. Groups come out in the order in which they finish, so that rewards are
-computed while other groups still generate.
+computed while other groups still generate, and a straggler holds back nobody. What is sampled goes into a journal
+before it counts; what the journal already has, from a run that was killed in this iteration, is not sampled again.
 """
 
 import asyncio
-import hashlib
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Protocol
 
-from megatron_k15.config import RolloutConfig
 from megatron_k15.engines.types import GenerateRequest, Generation
-from megatron_k15.types import Prompt, Segment, Trajectory
+from megatron_k15.rollout.sampling import Sampling
+from megatron_k15.rollout.segments import Decode, extended, key_of, next_request, record_of
+from megatron_k15.types import SampledGroup, SegmentKey, SegmentRecord, Trajectory
 
-Decode = Callable[[Sequence[int]], str]
 OnProgress = Callable[[int, int], None]
-"""Called with (responses finished, response tokens so far) after each response."""
+"""Called with (responses done, tokens sampled so far) after each response."""
 
 
 class Generator(Protocol):
@@ -26,76 +26,72 @@ class Generator(Protocol):
     async def generate(self, request: GenerateRequest) -> Generation: ...
 
 
-@dataclass(frozen=True, kw_only=True)
-class Sampling:
-    """How the responses of one call are sampled."""
+class Journal(Protocol):
+    """What was sampled, durably."""
 
-    num_responses: int
-    max_tokens: int
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
-    stop: tuple[str, ...] = ()
-    ignore_eos: bool = False
-    """Go on past the end-of-sequence token: every response has `max_tokens`."""
-    repetition_max_pattern_tokens: int = 0
-    repetition_min_count: int = 8
+    async def find(self, key: SegmentKey) -> SegmentRecord | None: ...
 
-    @classmethod
-    def for_training(cls, config: RolloutConfig) -> "Sampling":
-        return cls(
-            num_responses=config.responses_per_prompt,
-            max_tokens=config.max_response_tokens,
-            temperature=config.temperature,
-            top_p=config.top_p,
-            top_k=config.top_k,
-            stop=config.stop_at,
-            repetition_max_pattern_tokens=config.repetition_max_pattern_tokens,
-            repetition_min_count=config.repetition_min_count,
-        )
+    async def record(self, record: SegmentRecord) -> None: ...
 
-    @classmethod
-    def greedy(cls, config: RolloutConfig) -> "Sampling":
-        """One response per prompt at temperature 0, for evaluation."""
-        return cls(num_responses=1, max_tokens=config.max_response_tokens, temperature=0.0, stop=config.stop_at)
+    async def start_iteration(self, iteration: int) -> None:
+        """What is recorded from now on stands apart from what was recorded before."""
+        ...
 
 
-def request_seed(run_seed: int, iteration: int, prompt_id: str, sample_index: int) -> int:
-    """A seed that depends on nothing but what is sampled: the same after a restart, whichever instance serves it."""
-    text = f"{run_seed}/{iteration}/{prompt_id}/{sample_index}"
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
+class NoJournal:
+    """For evaluation, whose answers are not kept."""
+
+    async def find(self, key: SegmentKey) -> SegmentRecord | None:
+        return None
+
+    async def record(self, record: SegmentRecord) -> None:
+        return None
+
+    async def start_iteration(self, iteration: int) -> None:
+        return None
 
 
 async def generate_groups(
     pool: Generator,
-    prompts: Sequence[Prompt],
+    groups: Sequence[SampledGroup],
     sampling: Sampling,
     *,
     decode: Decode,
     run_seed: int,
     iteration: int,
+    journal: Journal | None = None,
     on_progress: OnProgress = lambda responses, tokens: None,
-) -> AsyncIterator[tuple[Prompt, tuple[Trajectory, ...]]]:
-    """Yield (prompt, its trajectories) as groups finish.
+) -> AsyncIterator[SampledGroup]:
+    """Yield each group when none of its responses is sampled any more in this iteration; `is_complete` tells whether
+    they have ended. Complete ones have their text.
 
     Raises:
         EngineError: the pool gave up; requests still in flight are cancelled first.
+        ReplayError: the journal could not be written.
     """
+    journal = journal or NoJournal()
     counts = [0, 0]
 
-    async def one(prompt: Prompt, sample_index: int) -> Trajectory:
-        request = _request(prompt, sample_index, sampling, request_seed(run_seed, iteration, prompt.id, sample_index))
-        trajectory = _trajectory(prompt, sample_index, await pool.generate(request), decode)
+    async def one(group: SampledGroup, trajectory: Trajectory) -> Trajectory:
+        before = trajectory.num_response_tokens
+        if trajectory.is_open:
+            key = key_of(group, trajectory, iteration)
+            record = await journal.find(key)
+            if record is None:
+                generation = await pool.generate(next_request(trajectory, key, sampling, run_seed=run_seed))
+                record = record_of(key, trajectory, generation, sampling, decode)
+                await journal.record(record)
+            trajectory = extended(trajectory, record)
         counts[0] += 1
-        counts[1] += trajectory.num_response_tokens
+        counts[1] += trajectory.num_response_tokens - before
         on_progress(*counts)
         return trajectory
 
-    async def group(prompt: Prompt) -> tuple[Prompt, tuple[Trajectory, ...]]:
-        trajectories = await asyncio.gather(*(one(prompt, index) for index in range(sampling.num_responses)))
-        return prompt, tuple(trajectories)
+    async def advance(group: SampledGroup) -> SampledGroup:
+        trajectories = await asyncio.gather(*(one(group, trajectory) for trajectory in group.trajectories))
+        return with_text(replace(group, trajectories=tuple(trajectories)), decode)
 
-    tasks = [asyncio.ensure_future(group(prompt)) for prompt in prompts]
+    tasks = [asyncio.ensure_future(advance(group)) for group in groups]
     try:
         for finished in asyncio.as_completed(tasks):
             yield await finished
@@ -105,35 +101,9 @@ async def generate_groups(
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _request(prompt: Prompt, sample_index: int, sampling: Sampling, seed: int) -> GenerateRequest:
-    return GenerateRequest(
-        request_key=f"{prompt.id}#{sample_index}",
-        token_ids=prompt.token_ids,
-        max_tokens=sampling.max_tokens,
-        temperature=sampling.temperature,
-        top_p=sampling.top_p,
-        top_k=sampling.top_k,
-        stop=sampling.stop,
-        seed=seed,
-        ignore_eos=sampling.ignore_eos,
-        repetition_max_pattern_tokens=sampling.repetition_max_pattern_tokens,
-        repetition_min_count=sampling.repetition_min_count,
-    )
-
-
-def _trajectory(prompt: Prompt, sample_index: int, generation: Generation, decode: Decode) -> Trajectory:
-    segment = Segment(
-        kind="sampled",
-        token_ids=generation.token_ids,
-        logprobs=generation.logprobs,
-        loss_mask=(True,) * len(generation.token_ids),
-        versions=generation.versions,
-    )
-    return Trajectory(
-        prompt_id=prompt.id,
-        sample_index=sample_index,
-        prompt_token_ids=prompt.token_ids,
-        segments=(segment,),
-        finish_reason=generation.finish_reason,
-        text=decode(generation.token_ids),
-    )
+def with_text(group: SampledGroup, decode: Decode) -> SampledGroup:
+    """Decode the responses of a complete group; an open one stays as it is."""
+    if not group.is_complete:
+        return group
+    decoded = (replace(trajectory, text=decode(trajectory.response_token_ids)) for trajectory in group.trajectories)
+    return replace(group, trajectories=tuple(decoded))

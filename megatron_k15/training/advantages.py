@@ -27,11 +27,15 @@ def baseline(rewards: Sequence[float], config: TrainConfig) -> float:
 
 
 def training_sequences(
-    groups: Sequence[Group], config: TrainConfig
+    groups: Sequence[Group], config: TrainConfig, *, version: int
 ) -> tuple[list[list[TrainingSequence]], dict[str, float]]:
     """One list of sequences per optimizer step, and how many groups had equal rewards or were dropped for it.
 
-    The steps get equally many groups where the number of groups allows it; a step without groups is left out.
+    The steps get equally many groups where the number of groups allows it; a step without groups is left out. So is a
+    response without a token in the loss; its reward still counts in its group's baseline.
+
+    Args:
+        version: of the present weights: `train.loss_segments=current` leaves other versions' tokens out of the loss.
     """
     equal = [group for group in groups if len({score.reward for score in group.scores}) == 1]
     kept = list(groups)
@@ -41,18 +45,26 @@ def training_sequences(
         "zero_variance_groups": float(len(equal)),
         "dropped_groups": float(len(groups) - len(kept)),
     }
+    only = version if config.loss_segments == "current" else None
     bounds = [len(kept) * step // config.steps_per_iteration for step in range(config.steps_per_iteration + 1)]
     steps = [kept[start:end] for start, end in pairwise(bounds)]
-    return [_of_step(step, config) for step in steps if step], counts
+    found = [sequences for step in steps if (sequences := _of_step(step, config, only))]
+    counts["num_sequences_left_out"] = float(
+        sum(len(group.trajectories) for group in kept) - sum(len(sequences) for sequences in found)
+    )
+    return found, counts
 
 
-def _of_step(groups: Sequence[Group], config: TrainConfig) -> list[TrainingSequence]:
+def _of_step(groups: Sequence[Group], config: TrainConfig, only: int | None) -> list[TrainingSequence]:
     advantages = _fused_advantages(groups, config) if config.kernels == "fused" else _advantages(groups, config)
-    return [
-        training_sequence(trajectory, advantage=advantage, weight=1.0 / (len(group.trajectories) * len(groups)))
+    made = (
+        training_sequence(
+            trajectory, advantage=advantage, weight=1.0 / (len(group.trajectories) * len(groups)), only=only
+        )
         for group, of_group in zip(groups, advantages, strict=True)
         for trajectory, advantage in zip(group.trajectories, of_group, strict=True)
-    ]
+    )
+    return [sequence for sequence in made if True in sequence.loss_mask]
 
 
 def _advantages(groups: Sequence[Group], config: TrainConfig) -> list[list[float]]:
@@ -75,10 +87,16 @@ def _fused_advantages(groups: Sequence[Group], config: TrainConfig) -> list[list
     return [part.tolist() for part in found.advantages_R.split(sizes)]
 
 
-def training_sequence(trajectory: Trajectory, *, advantage: float, weight: float) -> TrainingSequence:
-    """Prompt and response end to end; the loss sees the response tokens that its segments' masks let through."""
+def training_sequence(
+    trajectory: Trajectory, *, advantage: float, weight: float, only: int | None = None
+) -> TrainingSequence:
+    """Prompt and response end to end; the loss sees the response tokens that its segments' masks let through.
+
+    Args:
+        only: the weight version whose tokens are in the loss; None for all.
+    """
     num_prompt = len(trajectory.prompt_token_ids)
-    mask = trajectory.response_loss_mask
+    mask = trajectory.response_loss_mask if only is None else _mask_of_version(trajectory, only)
     behaviour = (value if seen else 0.0 for value, seen in zip(trajectory.response_logprobs, mask, strict=True))
     return TrainingSequence(
         token_ids=trajectory.prompt_token_ids + trajectory.response_token_ids,
@@ -87,3 +105,13 @@ def training_sequence(trajectory: Trajectory, *, advantage: float, weight: float
         advantage=advantage,
         weight=weight,
     )
+
+
+def _mask_of_version(trajectory: Trajectory, version: int) -> tuple[bool, ...]:
+    sampled_by = (
+        span.version
+        for segment in trajectory.segments
+        for span in segment.versions
+        for _ in range(span.start, span.end)
+    )
+    return tuple(seen and by == version for seen, by in zip(trajectory.response_loss_mask, sampled_by, strict=True))

@@ -1,7 +1,7 @@
 """megatron-core's optimizer over the policy's chunks, and its reset at the start of an iteration (§2.3.2)."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -79,6 +79,18 @@ def inner_optimizers(optimizer: MegatronOptimizer) -> list[torch.optim.Optimizer
 
 def _parts(optimizer: MegatronOptimizer) -> list[MegatronOptimizer]:
     return getattr(optimizer, "chained_optimizers", [optimizer])
+
+
+def optimizer_tensors(optimizer: MegatronOptimizer) -> Iterator[torch.Tensor]:
+    """What the optimizers hold: their parameters (fp32 copies, where the model's are bf16), gradients and state."""
+    for inner in inner_optimizers(optimizer):
+        for group in inner.param_groups:
+            for parameter in group["params"]:
+                yield parameter
+                if parameter.grad is not None:
+                    yield parameter.grad
+        for state in inner.state.values():
+            yield from (value for value in state.values() if isinstance(value, torch.Tensor))
 
 
 def set_learning_rate(optimizer: MegatronOptimizer, learning_rate: float) -> None:

@@ -27,6 +27,7 @@ from megatron_k15.training.optimizer import (
     SHARDING,
     build_optimizer,
     load_state,
+    optimizer_tensors,
     reset,
     set_learning_rate,
     sharded_state,
@@ -89,6 +90,16 @@ class Trainer:
         if self._config.reset_optimizer:
             reset(self.optimizer)
         set_learning_rate(self.optimizer, self.learning_rate(iteration))
+
+    def tensors(self) -> Iterator[Tensor]:
+        """Everything large that this rank holds between steps: parameters, gradients, optimizer state."""
+        for chunk in self._chunks:
+            yield from chunk.module.parameters()
+            yield from chunk.module.buffers()
+            # megatron-core's own buffers, which parameters and gradients are views of; `buffers` hides torch's there.
+            for buffer in chunk.buffers:
+                yield from (data for data in (buffer.param_data, buffer.grad_data) if data is not None)
+        yield from optimizer_tensors(self.optimizer)
 
     def sharded_state_dict(self, *, is_loading: bool = False) -> dict[str, Any]:
         """What a checkpoint holds: the policy, and the optimizer where the next iteration needs it.

@@ -38,7 +38,7 @@ def main() -> None:
             assert state == {"note": "after the first"}, state
         else:
             _update(worker, 0)
-            worker.save(1, {"note": "after the first"})
+            worker.save(1, {"note": "after the first"}, {})
         _update(worker, 1)
         worker.publish(2)
         if dist.get_rank() == 0:

@@ -1,10 +1,18 @@
 """Answers of vLLM that must not be used are refused; no server is needed for that."""
 
+import asyncio
 import math
+import socket
 
 import pytest
 
-from megatron_k15.engines.client import parse_version, read_generation, read_prompt_logprobs, sampling_params
+from megatron_k15.engines.client import (
+    EngineClient,
+    parse_version,
+    read_generation,
+    read_prompt_logprobs,
+    sampling_params,
+)
 from megatron_k15.engines.types import GenerateRequest
 from megatron_k15.errors import EngineError
 
@@ -84,3 +92,22 @@ def test_text_is_made_inside_vllm_only_to_find_stop_strings():
     assert sampling_params(REQUEST)["detokenize"] is False
     with_stop = sampling_params(GenerateRequest(token_ids=(1,), max_tokens=1, stop=("x",)))
     assert (with_stop["detokenize"], with_stop["stop"]) == (True, ["x"])
+
+
+@pytest.mark.parametrize("listens", [True, False])
+def test_a_server_that_does_not_listen_any_more_is_dead_and_a_silent_one_is_not(listens, tmp_path):
+    """vLLM's API server stops listening when its engine core has died, and then waits for calls nobody will answer:
+    an update that hangs in such a call must not keep its vLLM from being restarted."""
+
+    async def ask() -> tuple[bool, bool]:
+        client = EngineClient(tmp_path / "http.sock")
+        try:
+            return await client.answers(0.3), client.engine_is_dead
+        finally:
+            await client.close()
+
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "http.sock"))
+        if listens:
+            server.listen()
+        assert asyncio.run(ask()) == (False, not listens)

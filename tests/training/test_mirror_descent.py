@@ -7,6 +7,7 @@ ln π_i(y_j), the loss -(1/k) Σ_j [a_j s_j - (τ/2) s_j²] has the gradient
 """
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -118,8 +119,9 @@ def test_sequences_carry_advantage_weight_and_mask() -> None:
     steps, counts = training_sequences(
         [_group("a", [1.0, 0.0]), _group("b", [1.0, 1.0]), _group("c", [0.0, 1.0]), _group("d", [0.0, 0.0])],
         TrainConfig(steps_per_iteration=2),
+        version=0,
     )
-    assert counts == {"zero_variance_groups": 2.0, "dropped_groups": 0.0}
+    assert counts == {"zero_variance_groups": 2.0, "dropped_groups": 0.0, "num_sequences_left_out": 0.0}
     assert [len(step) for step in steps] == [4, 4]
     first = steps[0][0]
     assert first.token_ids == (5, 6, 7, 8)
@@ -130,9 +132,36 @@ def test_sequences_carry_advantage_weight_and_mask() -> None:
 
 
 def test_zero_variance_groups_can_be_dropped_down_to_nothing() -> None:
-    steps, counts = training_sequences([_group("a", [1.0, 1.0])], TrainConfig(zero_variance_groups="drop"))
+    steps, counts = training_sequences([_group("a", [1.0, 1.0])], TrainConfig(zero_variance_groups="drop"), version=0)
     assert steps == []
     assert counts["dropped_groups"] == 1.0
+
+
+def test_segments_of_older_weights_are_left_out_of_the_loss_or_stay_in_it() -> None:
+    """Response 0: two tokens of version 2, one of version 3. Response 1, of version 2, ended before: only its reward
+    counts, in the baseline."""
+    group = _group("a", [1.0, 0.0])
+    old = replace(group.trajectories[0].segments[0], versions=(VersionSpan(version=2, start=0, end=2),))
+    new = Segment(
+        kind="sampled",
+        token_ids=(9,),
+        logprobs=(-0.75,),
+        loss_mask=(True,),
+        versions=(VersionSpan(version=3, start=0, end=1),),
+    )
+    first, second = (replace(trajectory, segments=(old,)) for trajectory in group.trajectories)
+    group = replace(group, trajectories=(replace(first, segments=(old, new)), second))
+    ((current,),), counts = training_sequences([group], TrainConfig(), version=3)
+    assert current.token_ids == (5, 6, 7, 8, 9)
+    assert current.loss_mask == (False, False, False, False, True)
+    assert current.behaviour_logprobs == (0.0, 0.0, 0.0, 0.0, -0.75)
+    assert (current.advantage, current.weight) == (0.5, 0.5)
+    assert counts["num_sequences_left_out"] == 1.0
+    everything = TrainConfig(loss_segments="all", importance_correction="truncated")
+    (both,), counts = training_sequences([group], everything, version=3)
+    assert [sum(sequence.loss_mask) for sequence in both] == [3, 2]
+    assert both[0].behaviour_logprobs == (0.0, 0.0, -0.5, -0.25, -0.75)
+    assert counts["num_sequences_left_out"] == 0.0
 
 
 def _group(name: str, rewards: list[float]) -> Group:

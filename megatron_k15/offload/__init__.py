@@ -1,0 +1,1 @@
+"""The trainer's memory, given away during rollouts and taken back (§2.6.3)."""

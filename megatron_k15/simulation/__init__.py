@@ -1,0 +1,1 @@
+"""A model of the iteration in time: which budget, how many vLLM instances."""

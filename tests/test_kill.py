@@ -1,0 +1,108 @@
+"""Any process may die at any time: `kill -9` at random moments changes nothing about the weights that come out.
+
+Deterministic set-up: fp32, one sequence at a time, prefix cache off, seeds that depend on what is sampled alone.
+"""
+
+import contextlib
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from megatron_k15.replay.record_file import scan
+from megatron_k15.replay.records import read_facts
+from tests.train_run import TrainRun, tiny_overrides
+
+NUM_ITERATIONS = 8
+SEED = 11
+LATEST_SECONDS = 1.2
+"""A fault comes up to so long after the iteration line that it waited for: at most an iteration or so."""
+
+
+def overrides(model_dir: Path, directory: Path) -> list[str]:
+    directory.mkdir()
+    return [
+        *tiny_overrides(model_dir, directory),
+        f"num_iterations={NUM_ITERATIONS}",
+        "parallel.tensor_parallel_size=2",
+        "rollout.prompts_per_iteration=2",
+        "rollout.responses_per_prompt=2",
+        "rollout.budget_tokens=5",
+        "rollout.max_concurrent_requests=1",
+        "engine.enable_prefix_caching=false",
+        "engine.hang_timeout_seconds=20",
+        "checkpoint.every_iterations=2",
+        "checkpoint.num_kept=100",
+        "evaluation.num_prompts=0",
+        "evaluation.files=[]",
+    ]
+
+
+def start(config: list[str], *, max_restarts: int = 2) -> TrainRun:
+    return TrainRun(config, num_ranks=2, max_restarts=max_restarts)
+
+
+def test_weights_are_those_of_an_undisturbed_run(tiny_model_dir: Path, tmp_path: Path) -> None:
+    with start(overrides(tiny_model_dir, tmp_path / "undisturbed")) as run:
+        assert run.finish(400) == 0, "\n".join(run.lines[-40:])
+    disturbed = [*overrides(tiny_model_dir, tmp_path / "disturbed"), "colocate.mode=sleep"]
+    moments = random.Random(SEED)
+    with start(disturbed) as run:
+        run.wait_for("iteration 0 |", 200)
+        _kill(run, "VLLM::EngineCore", moments)
+        run.wait_for("iteration 2 |", 200)  # the first in which groups are complete, and judged
+        _kill(run, "megatron_k15.rewards.judging", moments)
+        run.wait_for("iteration 3 |", 120)
+        # The second trainer rank; torchrun ends the first and starts both again.
+        _kill_rank(run, moments)
+        run.wait_for("continuing after iteration 4", 200)
+        run.wait_for("iteration 5 |", 120)
+        time.sleep(moments.uniform(0.0, LATEST_SECONDS))
+        # Everything at once: `__exit__` kills every process that bears the run's mark.
+    with start(disturbed) as run:
+        assert run.finish(400) == 0, "\n".join(run.lines[-40:])
+        assert run.leftovers() == []
+    assert any("continuing after iteration 6 of 8" in line for line in run.lines), "\n".join(run.lines)
+    assert any("were sampled before the interruption" in line for line in run.lines), "\n".join(run.lines)
+    assert same_weights(tmp_path / "undisturbed", tmp_path / "disturbed")
+    assert records_sampled_twice(tmp_path / "disturbed" / "run" / "replay") == 0
+
+
+def _kill(run: TrainRun, name: str, moments: random.Random) -> None:
+    time.sleep(moments.uniform(0.0, LATEST_SECONDS))
+    pids = run.processes(name)
+    assert pids, f"no {name} to kill"
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+
+
+def _kill_rank(run: TrainRun, moments: random.Random) -> None:
+    time.sleep(moments.uniform(0.0, LATEST_SECONDS))
+    os.kill(rank_processes(run)["1"], signal.SIGKILL)
+
+
+def rank_processes(run: TrainRun) -> dict[str, int]:
+    """Process ids of the trainer ranks, by rank; torchrun itself has none."""
+    found = {}
+    for pid in run.processes("megatron_k15.train_rl"):
+        with contextlib.suppress(OSError):
+            environment = Path(f"/proc/{pid}/environ").read_text(errors="replace").split("\0")
+            found |= {entry.removeprefix("RANK="): pid for entry in environment if entry.startswith("RANK=")}
+    return found
+
+
+def same_weights(one: Path, other: Path) -> bool:
+    """Of the exports of two runs, bit for bit."""
+    ours, theirs = (load_file(folder / "run" / "hf" / "model.safetensors") for folder in (one, other))
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def records_sampled_twice(folder: Path) -> int:
+    """A lost piece would have been sampled again, and be in the log under the same name once more."""
+    keys = [read_facts(payload).key for path in sorted(folder.iterdir()) for _, payload in scan(path)]
+    assert keys
+    return len(keys) - len(set(keys))
