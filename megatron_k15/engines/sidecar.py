@@ -19,6 +19,7 @@ import psutil
 
 from megatron_k15.config import EngineConfig
 from megatron_k15.engines.client import EngineClient, EngineGone
+from megatron_k15.engines.guardian import SCRATCH_PREFIX, clear_leftovers
 from megatron_k15.engines.log_excerpt import failure_reason, last_line, log_lines
 from megatron_k15.engines.server_command import server_command, server_environment
 from megatron_k15.errors import EngineError
@@ -126,7 +127,8 @@ class Sidecar:
             await asyncio.to_thread(self._stop_process, self._process)
 
     async def _start_once(self) -> EngineClient:
-        scratch_dir = Path(tempfile.mkdtemp(prefix="k15-vllm-"))  # mode 0700
+        clear_leftovers()
+        scratch_dir = Path(tempfile.mkdtemp(prefix=SCRATCH_PREFIX))  # mode 0700
         socket_path = scratch_dir / "http.sock"
         self._launch(socket_path, scratch_dir)
         self.client = EngineClient(socket_path, index=self.index, vocab_size=self._vocab_size)
