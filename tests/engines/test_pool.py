@@ -130,8 +130,9 @@ def test_an_update_in_the_middle_of_a_response_is_seen_in_its_versions_and_its_l
 
 def test_abort_returns_what_there_is(vllm_tiny):
     async def abort_soon():
-        response = asyncio.ensure_future(_generate_all(vllm_tiny, _requests(3, max_tokens=500)))
-        await asyncio.sleep(0.3)
+        # Many, so that they take seconds: by the abort all have begun and none has ended, on a busy machine too.
+        response = asyncio.ensure_future(_generate_all(vllm_tiny, _requests(48, max_tokens=500)))
+        await asyncio.sleep(1.0)
         await vllm_tiny.pool.abort()
         return await response
 
