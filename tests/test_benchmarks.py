@@ -98,7 +98,7 @@ def test_colocate_swap(tiny_model_dir, tmp_path):
     assert list(result["resident_mib"]) == ["release", "train", "offload", "transfer", "rollout"]
     # The state after the release: the KV cache of 1 GiB is gone from vLLM.
     assert result["both_resident_mib"] - sum(result["resident_mib"]["release"].values()) > 900
-    assert result["growth"]["trainer_descriptors"] == result["growth"]["vllm_descriptors"] == 0
+    assert max(result["growth"][f"{side}_descriptors"] for side in ("trainer", "vllm")) <= 0
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
