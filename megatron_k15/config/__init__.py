@@ -1,0 +1,36 @@
+"""The configuration of a run: YAML plus `key=value`, checked when it is built. Imports no torch.
+
+`load_config(path, overrides)` returns a `Config`. Every room gets only its own part. Units are in the names.
+Defaults follow the report (`§` marks its section) where it gives a number.
+"""
+
+from megatron_k15.config.checks import DTYPES
+from megatron_k15.config.model import ModelConfig, ParallelConfig
+from megatron_k15.config.prompts import PromptConfig
+from megatron_k15.config.reading import load_config, load_config_of, to_yaml
+from megatron_k15.config.reward import RewardConfig, SandboxConfig
+from megatron_k15.config.rollout import EngineConfig, RolloutConfig
+from megatron_k15.config.run import CheckpointConfig, Config, EvaluationConfig, MetricsConfig
+from megatron_k15.config.train import TrainConfig
+from megatron_k15.config.transfer import ColocateConfig, TransferConfig
+
+__all__ = [
+    "DTYPES",
+    "CheckpointConfig",
+    "ColocateConfig",
+    "Config",
+    "EngineConfig",
+    "EvaluationConfig",
+    "MetricsConfig",
+    "ModelConfig",
+    "ParallelConfig",
+    "PromptConfig",
+    "RewardConfig",
+    "RolloutConfig",
+    "SandboxConfig",
+    "TrainConfig",
+    "TransferConfig",
+    "load_config",
+    "load_config_of",
+    "to_yaml",
+]
