@@ -1,5 +1,6 @@
 """One tiny model and one vLLM for all tests that want them."""
 
+import asyncio
 from collections.abc import Coroutine, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -9,6 +10,7 @@ import torch
 
 from megatron_k15.config import EngineConfig
 from megatron_k15.engines.pool import EnginePool
+from megatron_k15.engines.types import GenerateRequest
 from megatron_k15.engines.weight_segment import SegmentLayout, WeightSegment, update_info
 from megatron_k15.event_loop import EventLoopThread
 
@@ -34,6 +36,12 @@ class TinyVllm:
 
     def run(self, coroutine: Coroutine[Any, Any, Result], seconds: float = 120.0) -> Result:
         return self.loop.run(coroutine, seconds=seconds, waiting_for="vLLM in a test")
+
+    async def until_sampling(self, count: int) -> None:
+        """Wait until `count` requests are in flight and each has some tokens: one that came later has ended."""
+        while self.pool.stats().num_in_flight < count:
+            await asyncio.sleep(0.01)
+        await self.pool.generate(GenerateRequest(token_ids=(7,), max_tokens=8, ignore_eos=True))
 
     def write(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, Any]:
         """Write and complete a new version in `segment`; returns what `update_weights` takes."""
@@ -91,7 +99,7 @@ def make_tiny_model(directory: Path, *, tied: bool = False) -> Path:
         num_attention_heads=4,
         num_key_value_heads=2,
         vocab_size=VOCAB_SIZE,
-        max_position_embeddings=512,
+        max_position_embeddings=2048,
         tie_word_embeddings=tied,
         bos_token_id=None,
         eos_token_id=EOS,
@@ -114,7 +122,7 @@ def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def vllm_tiny(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TinyVllm]:
     """Started once (about 25 s), stopped at the end of the session."""
-    config = tiny_engine_config(hang_timeout_seconds=6.0)
+    config = tiny_engine_config(hang_timeout_seconds=6.0, max_model_len=2048)
     pool = EnginePool(config, model_dir=tiny_model_dir, dtype="fp32", log_dir=tmp_path_factory.mktemp("vllm_logs"))
     with EventLoopThread() as loop:
         loop.run(pool.start(), seconds=300, waiting_for="vLLM to start")

@@ -110,35 +110,34 @@ def test_an_update_in_the_middle_of_a_response_is_seen_in_its_versions_and_its_l
     weights is left, neither of the response in flight nor of cached prompts."""
     old, new = vllm_tiny.perturbed(1), vllm_tiny.perturbed(2)
     first = vllm_tiny.publish(old)
-    (request,) = _requests(1, max_tokens=400)
+    (request,) = _requests(1, max_tokens=1000)
     info = vllm_tiny.write(new)
 
     async def update_while_generating():
         response = asyncio.ensure_future(vllm_tiny.pool.generate(request))
-        await asyncio.sleep(0.4)
+        await vllm_tiny.until_sampling(1)
         await vllm_tiny.pool.update_weights(info, vllm_tiny.version)
         return await response
 
     generation = vllm_tiny.run(update_while_generating())
     assert [span.version for span in generation.versions] == [first, vllm_tiny.version]
     cut = generation.versions[0].end
-    assert 0 < cut < 400
+    assert 0 < cut < 1000
     tokens, start = request.token_ids + generation.token_ids, len(request.token_ids)
     assert _gap(generation.logprobs[:cut], reference(old, tokens)[start : start + cut]) < 1e-4
     assert _gap(generation.logprobs[cut:], reference(new, tokens)[start + cut :]) < 1e-4
 
 
 def test_abort_returns_what_there_is(vllm_tiny):
-    async def abort_soon():
-        # Many, so that they take seconds: by the abort all have begun and none has ended, on a busy machine too.
-        response = asyncio.ensure_future(_generate_all(vllm_tiny, _requests(48, max_tokens=500)))
-        await asyncio.sleep(1.0)
+    async def abort_in_the_middle():
+        response = asyncio.ensure_future(_generate_all(vllm_tiny, _requests(8, max_tokens=2000)))
+        await vllm_tiny.until_sampling(8)
         await vllm_tiny.pool.abort()
         return await response
 
-    for generation in vllm_tiny.run(abort_soon()):
+    for generation in vllm_tiny.run(abort_in_the_middle()):
         assert generation.finish_reason == "aborted"
-        assert len(generation.token_ids) == len(generation.logprobs) < 500
+        assert 0 < len(generation.token_ids) == len(generation.logprobs) < 2000
 
 
 def test_pause_holds_requests_until_resume(vllm_tiny):

@@ -1,6 +1,5 @@
 """In-flight updates on the real vLLM: weights change under long responses, which are cut, saved and go on."""
 
-import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from megatron_k15.rollout.stream import ResponseStream
 from megatron_k15.types import Prompt, SampledGroup, Trajectory
 
 PROMPTS = [Prompt(id=f"p{index}", token_ids=(3, 5, 40 + index), text="", answer="") for index in range(2)]
-NUM_TOKENS = 240
+NUM_TOKENS = 800
 
 
 def _no_text(token_ids: Sequence[int]) -> str:
@@ -35,9 +34,9 @@ def test_weights_change_under_responses_that_are_then_cut_saved_and_finished(vll
     async def until_the_cut() -> list[SampledGroup]:
         stream = _stream(vllm_tiny, buffer)
         stream.add(new_groups(PROMPTS, 2, 0))
-        await _until_in_flight(vllm_tiny.pool, 4)
+        await vllm_tiny.until_sampling(4)
         await vllm_tiny.pool.update_weights(info, vllm_tiny.version)
-        await asyncio.sleep(0.3)
+        await vllm_tiny.until_sampling(4)
         groups = await stream.cut(1)
         # Sampling goes on after a cut; here the run dies.
         await stream.close()
@@ -66,13 +65,6 @@ def test_weights_change_under_responses_that_are_then_cut_saved_and_finished(vll
         assert len(versions) >= 2, "a cut leaves at least two pieces"
         _check_logprobs(trajectory, model, {first: old, vllm_tiny.version: new})
     assert any(trajectory.oldest_version == first for trajectory in trajectories)
-
-
-async def _until_in_flight(pool, count: int) -> None:
-    """Let the responses begin; nothing else can be seen of them from here."""
-    while pool.stats().num_in_flight < count:
-        await asyncio.sleep(0.05)
-    await asyncio.sleep(0.3)
 
 
 def _model(model_dir: Path):
