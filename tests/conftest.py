@@ -13,11 +13,18 @@ from megatron_k15.engines.pool import EnginePool
 from megatron_k15.engines.types import GenerateRequest
 from megatron_k15.engines.weight_segment import SegmentLayout, WeightSegment, update_info
 from megatron_k15.event_loop import EventLoopThread
+from tests.workers import divide
 
 Result = TypeVar("Result")
 EOS = 256
 VOCAB_SIZE = 323
 """Odd: megatron-core pads it, and tensor parallelism fills it unevenly."""
+
+
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the marks in the same hook
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.pluginmanager.hasplugin("xdist"):
+        divide(items)
 
 
 class TinyVllm:
