@@ -22,6 +22,20 @@ class MathRule:
     async def judge_answer(self, given: str, reference: str) -> bool:
         """Raises RewardError: a worker could not be started."""
         decided = quick_verdict(given, reference)
-        if decided is not None:
-            return decided
-        return await self._pool.judge({"kind": "math", "given": given, "reference": reference})
+        return decided if decided is not None else await _math_verify(self._pool, given, reference)
+
+
+class MathVerify:
+    """math-verify alone, as a `VerdictSource`: what the rule is measured against."""
+
+    name = "math_verify"
+
+    def __init__(self, pool: WorkerPool) -> None:
+        self._pool = pool
+
+    async def judge(self, pairs: Sequence[AnswerPair]) -> list[Verdict]:
+        return list(await asyncio.gather(*(_math_verify(self._pool, pair.given, pair.reference) for pair in pairs)))
+
+
+async def _math_verify(pool: WorkerPool, given: str, reference: str) -> bool:
+    return await pool.judge({"kind": "math", "given": given, "reference": reference})

@@ -25,7 +25,7 @@ def quick_verdict(given: str, reference: str) -> Verdict:
         return decided
     if len(given) > MAX_ANSWER_CHARACTERS:
         return False
-    form = _reference_form(reference)
+    form = reference_form(reference)
     if form is None:
         return None
     try:
@@ -35,7 +35,8 @@ def quick_verdict(given: str, reference: str) -> Verdict:
 
 
 @lru_cache(MAX_REFERENCES)
-def _reference_form(reference: str) -> Form | None:
+def reference_form(reference: str) -> Form | None:
+    """None where it is of no form known here."""
     try:
         return read(reference)
     except UndecidedError:
