@@ -160,16 +160,28 @@ def _warm_up(setup: Setup) -> int:
 
 
 class FixedLengths:
-    """The pool, with every response ending at the length drawn for it."""
+    """The pool, with every response ending at the length drawn for it, and its places watched."""
 
     def __init__(self, pool: EnginePool, lengths: dict[str, int]) -> None:
         self._pool = pool
         self._lengths = lengths
+        self._started = time.monotonic()
+        self._busy_seconds = 0.0
+        self._num_in_flight = self._num_places = 0
+
+    def utilisation(self) -> float:
+        """Of the places (the most requests at once), the share that was in use since the start."""
+        return self._busy_seconds / (self._num_places * (time.monotonic() - self._started))
 
     async def generate(self, request: GenerateRequest) -> Generation:
         response, _, offset = request.request_key.partition("@")
         left = self._lengths[response] - int(offset or 0)
+        self._num_in_flight += 1
+        self._num_places = max(self._num_places, self._num_in_flight)
+        started = time.monotonic()
         generation = await self._pool.generate(replace(request, max_tokens=min(request.max_tokens, left)))
+        self._busy_seconds += time.monotonic() - started
+        self._num_in_flight -= 1
         ended = len(generation.token_ids) == left
         return replace(generation, finish_reason="stop" if ended else "length")
 
@@ -266,16 +278,9 @@ class Machine:
             budget_tokens=setup.budget_tokens,
             ignore_eos=True,
         )
-        in_flight: list[int] = []
-
-        async def watch() -> None:
-            while True:
-                await asyncio.sleep(0.02)
-                in_flight.append(self._pool.stats().num_in_flight)
-
-        watching = asyncio.create_task(watch())
+        pool = FixedLengths(self._pool, self._lengths)
         generated = generate_groups(
-            FixedLengths(self._pool, self._lengths),
+            pool,
             groups,
             sampling,
             decode=lambda token_ids: "",
@@ -283,8 +288,7 @@ class Machine:
             iteration=number,
         )
         after = [group async for group in generated]
-        watching.cancel()
-        return after, statistics.fmean(in_flight) / max(in_flight) if any(in_flight) else 0.0
+        return after, pool.utilisation()
 
     def _requests(self, count: int, prompt_tokens: int, made: int) -> float:
         """Seconds for so many equal requests at once."""

@@ -13,7 +13,7 @@ from megatron_k15.engines.pool import EnginePool
 from megatron_k15.engines.types import GenerateRequest
 from megatron_k15.engines.weight_segment import SegmentLayout, WeightSegment, update_info
 from megatron_k15.event_loop import EventLoopThread
-from tests.workers import divide
+from tests.workers import Scheduling, sort_by_length
 
 Result = TypeVar("Result")
 EOS = 256
@@ -21,10 +21,12 @@ VOCAB_SIZE = 323
 """Odd: megatron-core pads it, and tensor parallelism fills it unevenly."""
 
 
-@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the marks in the same hook
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.pluginmanager.hasplugin("xdist"):
-        divide(items)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    sort_by_length(items)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduling:
+    return Scheduling(config, log)
 
 
 class TinyVllm:

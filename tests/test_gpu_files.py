@@ -4,28 +4,13 @@ import os
 import re
 import shlex
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.documents import ROOT, code_blocks
+from tests.documents import ROOT, code_blocks, run_shown
 
 SCRIPTS = sorted((ROOT / "examples" / "smollm2_math").glob("launch_*.sh"))
-
-
-def _run(command: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    return subprocess.run(
-        ["bash", "-euc", command],
-        cwd=ROOT,
-        env={**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
 
 
 def _dockerfile() -> list[str]:
@@ -69,12 +54,12 @@ def test_the_gpu_pins_are_those_of_the_lock_and_of_setup() -> None:
 def test_scripts_are_executable_and_parse(script: Path) -> None:
     assert os.access(script, os.X_OK)
     assert "set -euo pipefail" in script.read_text()
-    assert _run(f"bash -n {script}").returncode == 0
+    assert run_shown(f"bash -n {script}").returncode == 0
 
 
 def test_every_command_of_the_document_that_needs_no_gpu_works() -> None:
     (command,) = code_blocks("docs/gpu.md", "bash")
-    result = _run(command)
+    result = run_shown(command)
     assert result.returncode == 0, result.stdout + result.stderr
     assert "ranks       1 = tensor 1 x pipeline 1 x data 1" in result.stdout
 
@@ -85,17 +70,17 @@ def test_the_multi_node_script_meets_over_c10d_and_asks_for_nccl_between_nodes()
         port = str(probe.getsockname()[1])
     script = "examples/smollm2_math/launch_multi_node.sh"
     slurm = {"SLURM_JOB_ID": "7", "SLURM_NNODES": "1", "HEAD_NODE": "127.0.0.1", "RENDEZVOUS_PORT": port}
-    result = _run(f"{script} num_iterations=3 --dry-run", GPUS_PER_NODE="1", **slurm)
+    result = run_shown(f"{script} num_iterations=3 --dry-run", GPUS_PER_NODE="1", **slurm)
     assert result.returncode == 0, result.stdout + result.stderr
     assert "num_iterations: 3" in result.stdout
     assert "backend: auto" in result.stdout
     # On two nodes the rendezvous would wait for the second: only the command is looked at.
-    shown = _run(f"{script} run_dir=runs/x", **{**slurm, "SLURM_NNODES": "2"}, PYTHON="echo")
+    shown = run_shown(f"{script} run_dir=runs/x", **{**slurm, "SLURM_NNODES": "2"}, PYTHON="echo")
     assert "--nnodes 2 --nproc-per-node 8 --rdzv-id 7 --rdzv-backend c10d" in shown.stdout
     assert shown.stdout.rstrip().endswith("transfer.backend=nccl run_dir=runs/x")
 
 
 def test_outside_of_slurm_the_multi_node_script_says_so() -> None:
-    result = _run("env -u SLURM_JOB_ID examples/smollm2_math/launch_multi_node.sh")
+    result = run_shown("env -u SLURM_JOB_ID examples/smollm2_math/launch_multi_node.sh")
     assert result.returncode != 0
     assert "SLURM_JOB_ID: must be set: run this inside a SLURM job" in result.stderr

@@ -4,7 +4,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import torch
@@ -14,7 +13,7 @@ from megatron_k15.config import EngineConfig
 from megatron_k15.engines.pool import EnginePool
 from megatron_k15.event_loop import EventLoopThread
 from megatron_k15.transfer.probe import LIMITS, logprob_gap
-from tests.documents import ROOT, code_blocks
+from tests.documents import ROOT, code_blocks, run_shown
 
 SMALL = (
     "num_iterations=2",
@@ -64,16 +63,7 @@ def _run_readme_commands(run_dir: Path, folder: Path) -> None:
     """What the README does with the run afterwards, on this run."""
     (block,) = code_blocks("README.md", "bash")
     command = block.replace("runs/quickstart", str(run_dir)).replace("curves.png", str(folder / "curves.png"))
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    result = subprocess.run(
-        ["bash", "-euc", command],
-        cwd=ROOT,
-        env={**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    result = run_shown(command)
     assert result.returncode == 0, result.stderr
     assert "finish reason:" in result.stdout
     assert (folder / "curves.png").exists()

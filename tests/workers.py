@@ -1,32 +1,34 @@
 """How the tests divide over the workers of `pytest -n`: what shares a fixture stays together, what takes longest starts
-first.
-
-A file's tests go to one worker, since they share its module fixtures; all that use one session fixture go to one too,
-so that it is started once. Tests of the files in `APART` share nothing and go wherever a worker is free.
-"""
-
-from collections.abc import Sequence
+first."""
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
-SHARED_FIXTURES = ("vllm_tiny", "layout_results")
+TOGETHER = {
+    "tests/sandbox/": "sandbox",  # its two services
+    "tests/training/test_layouts.py": "tiny",  # layout_results, and vllm_tiny from here on
+    "tests/transfer/test_layouts_to_vllm.py": "tiny",
+    "tests/engines/test_pool.py": "tiny",
+    "tests/engines/test_update_in_parts.py": "tiny",
+    "tests/rollout/test_continuation.py": "tiny",
+    "tests/rollout/test_stream.py": "tiny",
+}
+"""Users of the same session fixture go to one worker, so that it is started once."""
 APART = ("tests/test_benchmarks.py", "tests/test_train_rl.py", "tests/checkpoint/test_continue.py")
-LONGEST_FIRST = ("tests/test_kill.py", "tests/test_quickstart.py", "tests/test_train_rl.py", "tests/training")
+"""Their tests share nothing; the tests of any other file share its module fixtures, and go to one worker."""
+LONGEST_FIRST = ("tests/training/test_layouts.py", "tests/test_kill.py", "tests/test_quickstart.py", "tests/sandbox/")
 
 
-def divide(items: list[pytest.Item]) -> None:
-    """Give each test the mark by which `--dist loadgroup` keeps it with others, and sort the groups."""
-    for item in items:
-        file = item.nodeid.partition("::")[0]
-        if group := _group(file, getattr(item, "fixturenames", ())):
-            item.add_marker(pytest.mark.xdist_group(group))
-    items.sort(key=lambda item: not item.nodeid.startswith(LONGEST_FIRST))
+class Scheduling(LoadScopeScheduling):
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        if file in APART:
+            return nodeid
+        return next((group for path, group in TOGETHER.items() if file.startswith(path)), file)
 
 
-def _group(file: str, fixtures: Sequence[str]) -> str:
-    for fixture in SHARED_FIXTURES:
-        if fixture in fixtures:
-            return fixture
-    if file.startswith("tests/sandbox/"):
-        return "sandbox"  # its two services are session fixtures
-    return "" if file in APART else file
+def sort_by_length(items: list[pytest.Item]) -> None:
+    def place(item: pytest.Item) -> int:
+        return next((i for i, path in enumerate(LONGEST_FIRST) if item.nodeid.startswith(path)), len(LONGEST_FIRST))
+
+    items.sort(key=place)

@@ -5,13 +5,12 @@ vLLM's own sleep mode is a no-op there. Mixed into vLLM's worker (`--worker-exte
 are gone, so the next version must be loaded before anything is sampled, which also makes oneDNN's packed copies anew.
 """
 
-import ctypes
 import gc
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from megatron_k15.offload.pages import release_pages
+from megatron_k15.offload.pages import release_freed_memory, release_pages
 
 if TYPE_CHECKING:
     from vllm.v1.worker.gpu_model_runner import GPUModelRunner
@@ -33,7 +32,7 @@ class WorkerMemory:
         storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage() for tensor in tensors}
         num_bytes = sum(release_pages(storage) for storage in storages.values() if storage.nbytes())
         gc.collect()
-        ctypes.CDLL(None).malloc_trim(0)
+        release_freed_memory()
         return {"bytes": num_bytes}
 
 

@@ -1,4 +1,5 @@
-"""Resident memory of CPU tensors, without touching the tensors: give a storage's pages back, reach its bytes.
+"""Resident memory of CPU tensors, without touching the tensors: give a storage's pages back, reach its bytes; and of
+what malloc keeps.
 
 `resize_(0)` would not do on a CPU: torch refuses it once anybody has asked for a NumPy view, and freed memory of
 middling size stays with malloc. Pages that are given back keep their addresses and read as zeros until written again.
@@ -30,3 +31,9 @@ def release_pages(storage: torch.UntypedStorage) -> int:
         error = ctypes.get_errno()
         raise OSError(error, f"madvise: {os.strerror(error)}")
     return end - start
+
+
+def release_freed_memory() -> None:
+    """Give back what was freed but is kept by malloc: between freed activations it holds a little more after each
+    iteration."""
+    _libc.malloc_trim(0)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import torch
 
+from megatron_k15.offload.pages import release_freed_memory
 from megatron_k15.offload.stores import Store
 
 NewStore = Callable[[Sequence[int]], Store]
@@ -50,6 +51,7 @@ class Swap:
         self._away = storages
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+        release_freed_memory()
         return sum(sizes)
 
     def onload(self) -> int:

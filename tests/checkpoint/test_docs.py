@@ -1,12 +1,10 @@
 """The commands of docs/checkpoints.md, run as they stand; the converter's errors on the command line."""
 
-import os
-import re
 import subprocess
 import sys
 from pathlib import Path
 
-from tests.launch import ROOT
+from tests.documents import ROOT, code_blocks, run_shown
 from tests.models.tiny_models import build
 
 TOOL = ROOT / "tools" / "convert_checkpoint.py"
@@ -14,20 +12,10 @@ TOOL = ROOT / "tools" / "convert_checkpoint.py"
 
 def test_every_command_of_the_document_works(tmp_path: Path) -> None:
     build(tmp_path / "models" / "llama")
-    text = (ROOT / "docs" / "checkpoints.md").read_text()
-    commands = "\n".join(re.findall(r"```bash\n(.*?)```", text, flags=re.DOTALL))
+    commands = "\n".join(code_blocks("docs/checkpoints.md", "bash"))
     assert commands.count("convert_checkpoint.py") == 3
     (tmp_path / "tools").symlink_to(ROOT / "tools")
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
-    result = subprocess.run(
-        ["bash", "-euc", commands],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    result = run_shown(commands, folder=tmp_path)
     assert result.returncode == 0, result.stdout + result.stderr
     assert result.stdout.count("wrote models/") == 3
     assert not [path for path in (tmp_path / "models").iterdir() if path.name.startswith(".")]

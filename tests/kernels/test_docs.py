@@ -1,22 +1,14 @@
 """docs/kernels.md: its command builds, its snippet runs; what it says of traffic is counted in test_emulation.py."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import torch
 
-from tests.documents import ROOT, code_blocks
+from tests.documents import code_blocks, run_shown
 
 
 def test_the_build_command() -> None:
     (command,) = code_blocks("docs/kernels.md", "bash")
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        ["bash", "-euc", command], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
-    )
+    done = run_shown(command)
+    assert done.returncode == 0, done.stderr
     assert "is up to date" in done.stdout
 
 

@@ -2,15 +2,13 @@
 
 import asyncio
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from megatron_k15.replay.buffer import ReplayBuffer
 from megatron_k15.types import FinishReason, Segment, SegmentKey, SegmentRecord, VersionSpan
-from tests.documents import code_blocks
+from tests.documents import code_blocks, run_shown
 from tests.launch import ROOT
 
 PROMPT_ID = "chain_sum/17"
@@ -50,22 +48,9 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def _run(folder: Path, commands: str) -> subprocess.CompletedProcess[str]:
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    return subprocess.run(
-        ["bash", "-euc", commands],
-        cwd=folder,
-        env={**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "COLUMNS": "160"},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-
-
 def test_every_command_of_the_document_works(folder: Path) -> None:
     (commands,) = code_blocks("docs/partial_rollouts.md", "bash")
-    result = _run(folder, commands)
+    result = run_shown(commands, folder=folder, COLUMNS="160")
     assert result.returncode == 0, result.stderr
     assert "1 groups, 1 of them with open responses" in result.stdout
     assert "5+" in result.stdout
@@ -81,9 +66,9 @@ def test_damage_is_shown_and_is_a_failing_exit_status(folder: Path) -> None:
     content = bytearray(path.read_bytes())
     content[40] ^= 1
     path.write_bytes(content)
-    result = _run(folder, "python tools/show_replay.py runs/quickstart")
+    result = run_shown("python tools/show_replay.py runs/quickstart", folder=folder, COLUMNS="160")
     assert result.returncode == 1
     assert "is damaged at byte 0" in " ".join(result.stdout.split())
-    nothing = _run(folder, "python tools/show_replay.py tools")
+    nothing = run_shown("python tools/show_replay.py tools", folder=folder, COLUMNS="160")
     assert nothing.returncode == 1
     assert nothing.stderr.startswith("error: tools has no replay buffer")

@@ -1,26 +1,15 @@
 """The command of docs/simulation.md, with the speeds that it shows."""
 
-import os
 import subprocess
-import sys
 from pathlib import Path
 
-from tests.documents import code_blocks
+from tests.documents import code_blocks, run_shown
 from tests.launch import ROOT
 
 
 def _run(folder: Path, command: str) -> subprocess.CompletedProcess[str]:
     (folder / "tools").symlink_to(ROOT / "tools")
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    return subprocess.run(
-        ["bash", "-euc", command],
-        cwd=folder,
-        env={**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "COLUMNS": "120"},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    return run_shown(command, folder=folder, COLUMNS="120")
 
 
 def test_the_shown_command_finds_a_best_row(tmp_path: Path) -> None:
