@@ -18,6 +18,8 @@ from megatron_k15.prompts.tokenization import PromptEncoder
 
 MAX_IN_FLIGHT = 64
 NUM_ATTEMPTS = 3
+RETRY_SECONDS = 1.0
+"""Before the second attempt; doubled before each further one."""
 
 
 class AnsweringError(Exception):
@@ -127,7 +129,7 @@ class EndpointAnswerer:
                         f"{self.base_url} must answer as OpenAI's chat completions do, with n={ask.num_answers} "
                         f"choices; {error!r}"
                     ) from error
-                await asyncio.sleep(2.0**attempt)
+                await asyncio.sleep(RETRY_SECONDS * 2**attempt)
         raise AssertionError("the last attempt returned or raised")
 
     async def _post(self, body: dict[str, Any]) -> list[str]:
