@@ -8,6 +8,7 @@ TOGETHER = {
     "tests/sandbox/": "sandbox",  # its two services
     "tests/training/test_layouts.py": "tiny",  # layout_results, and vllm_tiny from here on
     "tests/transfer/test_layouts_to_vllm.py": "tiny",
+    "tests/curation/test_answering.py": "tiny",
     "tests/engines/test_pool.py": "tiny",
     "tests/engines/test_update_in_parts.py": "tiny",
     "tests/rollout/test_continuation.py": "tiny",

@@ -130,6 +130,28 @@ def test_random_text_of_answer_parts_never_raises_anything_else() -> None:
         quick_verdict(first, first + " ")
 
 
+@pytest.mark.parametrize(
+    ("given", "reference"),
+    [
+        (r"\{x^2 \mid x > 2\}", r"(2,\infty)"),
+        (r"x+1 \in [1,2]", "[1,2]"),
+        (r"[1,2]\cup[2,3]", "[1,3]"),
+        (r"[1,2]\cup(2,3]", r"[1,\frac52]\cup(\frac52,3]"),
+        (r"\begin{pmatrix}1\\2\end{pmatrix}", "(1,2)"),
+        ("x^2 + C", "x^2 + c"),
+        ("50", r"50\%"),
+        (r"\sqrt{x^2}", "x"),
+        ("0.333333", r"\frac13"),
+        (r"\sqrt[3]{2+\sqrt5}+\sqrt[3]{2-\sqrt5}", "1"),
+        ("x^12", "x^{12}"),
+        (r"\frac{\pi}{2}", r"90^\circ"),
+    ],
+)
+def test_what_may_be_meant_otherwise_is_left_undecided(given: str, reference: str) -> None:
+    assert quick_verdict(given, reference) is None
+    assert quick_verdict(reference, given) is None
+
+
 def test_reading_says_why_it_gives_up() -> None:
     with pytest.raises(UndecidedError, match="1/2x: is x above or below the line"):
         read("1/2x")

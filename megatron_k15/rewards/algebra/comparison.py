@@ -28,8 +28,11 @@ def equal(given: Form, reference: Form) -> Decided:
             return _rows(given, reference)
         case Braces(), Braces():
             return _unordered(given.parts, reference.parts)
-        case ((Several() | Union()), (Several() | Union())):
+        case Several(), Several():
             return _unordered(given.parts, reference.parts)
+        case ((Several() | Union()), (Several() | Union())):
+            # The same points may be cut into other intervals.
+            return _unordered(given.parts, reference.parts) or None
         case Matrix(), Matrix():
             return _matrices(given, reference)
     return _different_kinds(given, reference)
@@ -41,7 +44,7 @@ def _different_kinds(given: Form, reference: Form) -> Decided:
     if kinds == {Row, Several}:
         several = given if isinstance(given, Several) else reference
         return False if isinstance(several, Several) and all(isinstance(part, Row) for part in several.parts) else None
-    if kinds in ({Scalar, Row}, {Scalar, Matrix}, {Scalar, Several}, {Row, Braces}, {Row, Matrix}, {Row, Union}):
+    if kinds in ({Scalar, Row}, {Scalar, Matrix}, {Scalar, Several}, {Row, Braces}):
         return False
     if kinds == {Scalar, Braces} and not (given.parts if isinstance(given, Braces) else reference.parts):  # type: ignore[union-attr]
         return False

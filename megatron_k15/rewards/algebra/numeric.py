@@ -75,5 +75,13 @@ def _atom_value(factor: Atom, point: int) -> Any:
         case ("call", function, argument):
             return FUNCTIONS[function](_value(argument, point))
         case ("power", base, exponent):
-            return _value(base, point) ** _value(exponent, point)
+            return _power_value(_value(base, point), exponent, point)
     raise AssertionError(factor)
+
+
+def _power_value(base: complex, exponent: Quotient, point: int) -> complex:
+    """Raises ValueError: an odd root of a negative number is real to most, and complex to cmath."""
+    rational = exponent.constant
+    if rational is not None and rational.denominator % 2 and rational.denominator > 1 and base.real < 0:
+        raise ValueError("a root with two meanings")
+    return base ** _value(exponent, point)

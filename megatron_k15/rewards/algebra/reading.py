@@ -57,13 +57,21 @@ def _item(part: list[Token], depth: int) -> Form:
     if len(unions := split(part, "\\cup")) > 1:
         return Union(parts=tuple(_item(list(member), depth + 1) for member in unions))
     if len(inside := split(part, "\\in")) == 2:
-        return _item(list(inside[1]), depth + 1)
+        return _item(_of_variable(inside), depth + 1)
     if words := _words(part):
         return words
     sides, signs = _relation(part)
     if signs:
         return _equation(sides) if signs == ["="] else _inequality(sides, signs)
     return _bracketed(part, depth) or _scalar(part)
+
+
+def _of_variable(sides: Sequence[list[Token]]) -> list[Token]:
+    r"""What `x \in …` and `x \mid …` say of x. The values of `x^2 \mid x > 2` are others."""
+    name, said = sides
+    if not _is_name(split(name, "\\in")[0]):
+        raise UndecidedError("a set of values of an expression")
+    return said
 
 
 def _words(part: Sequence[Token]) -> Form | None:
@@ -176,7 +184,7 @@ def _bracketed(part: list[Token], depth: int) -> Form | None:
 def _set(inside: list[Token], depth: int) -> Form:
     for divider in ("\\mid", "|", ":"):
         if len(sides := split(inside, divider)) == 2:
-            return _item(list(sides[1]), depth + 1)
+            return _item(_of_variable(sides), depth + 1)
     if not inside:
         return Braces(parts=())
     return Braces(parts=_parts(inside, depth + 1))
