@@ -164,10 +164,14 @@ def score_table(scores: Sequence[SourceScore]) -> Table:
         table.add_column(name, justify="right")
     for score in scores:
         total = score.total
-        shares = [f"{value:.1%}" for value in (total.accuracy, total.precision, total.recall)]
+        shares = [_percent(value) for value in (total.accuracy, total.precision, total.recall)]
         speed = f"{total.num_pairs / max(score.seconds, 1e-9):,.0f}"
         table.add_row(score.name, str(total.num_pairs), *shares, str(total.num_undecided), speed)
     return table
+
+
+def _percent(share: float) -> str:
+    return "–" if share != share else f"{share:.1%}"
 
 
 def category_table(scores: Sequence[SourceScore]) -> Table:
