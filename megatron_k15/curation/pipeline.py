@@ -64,18 +64,22 @@ class Pipeline:
         return [tag_subject(candidate, said.get(candidate.question.id)) for candidate in candidates]
 
     async def _with_difficulty(self, sampler: Sampler, candidates: list[Candidate]) -> list[Candidate]:
+        known: dict[str, int | None] = {}
+        for instruction, is_code in ((self.settings.reason_instruction, False), (self.settings.code_instruction, True)):
+            asked = [one.question for one in candidates if one.is_in and (one.question.task == "code") == is_code]
+            counts = await sampler.num_right(asked, self._difficulty_ask(instruction), "difficulty")
+            known |= {question.id: count for question, count in zip(asked, counts, strict=True)}
+        return [self._rated(one, known.get(one.question.id)) if one.is_in else one for one in candidates]
+
+    def _difficulty_ask(self, instruction: str) -> Ask:
         settings = self.settings
-        ask = Ask(
-            instruction=settings.reason_instruction,
+        return Ask(
+            instruction=instruction,
             num_answers=settings.num_difficulty_samples,
             temperature=settings.difficulty_temperature,
             max_tokens=settings.max_reasoning_tokens,
             seed=settings.seed,
         )
-        present = [one for one in candidates if one.is_in]
-        counts = await sampler.num_right([one.question for one in present], ask, "difficulty")
-        known = {one.question.id: count for one, count in zip(present, counts, strict=True)}
-        return [self._rated(one, known.get(one.question.id)) if one.is_in else one for one in candidates]
 
     def _rated(self, candidate: Candidate, num_right: int | None) -> Candidate:
         if num_right is None:

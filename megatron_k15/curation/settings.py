@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from megatron_k15.errors import ConfigError
 
 REASON_INSTRUCTION = "{prompt}\n\nReason step by step, and put the final answer in \\boxed{}."
+CODE_INSTRUCTION = "{prompt}\n\nReason step by step, then give the whole program in one fenced code block."
 GUESS_INSTRUCTION = "{prompt}\n\nDo not reason and do not explain. Guess: give only the final answer, in \\boxed{}."
 
 
@@ -41,6 +42,8 @@ class CurationSettings:
     """Most prompts of one discipline, as a share of those that come to this step. Ours: the report says "balanced" and
     gives no number."""
     reason_instruction: str = REASON_INSTRUCTION
+    code_instruction: str = CODE_INSTRUCTION
+    """In place of `reason_instruction` for `code` prompts."""
     guess_instruction: str = GUESS_INSTRUCTION
     seed: int = 0
     """Decides the samples, and which prompts of an over-represented subject leave."""
@@ -56,6 +59,6 @@ class CurationSettings:
         for name in ("num_difficulty_samples", "num_guesses", "max_right_guesses"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} must not be negative, got {getattr(self, name)}")
-        for name in ("reason_instruction", "guess_instruction"):
+        for name in ("reason_instruction", "code_instruction", "guess_instruction"):
             if "{prompt}" not in getattr(self, name):
                 raise ConfigError(f"{name} must hold {{prompt}}, got {getattr(self, name)!r}")

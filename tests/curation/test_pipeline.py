@@ -90,6 +90,29 @@ def test_prompts_without_an_answer_are_open_until_a_later_run(tmp_path: Path) ->
     assert (curated.num_open, asked) == (0, 2)
 
 
+def test_programs_are_asked_for_as_such_and_never_guessed(tmp_path: Path) -> None:
+    """No answer holds a program, so that no sandbox is needed to judge it."""
+    model = ScriptedModel(reasoned={"program": ["I would sort them."]})
+    program = question("Sort the given numbers on one line.", "", "program", task="code")
+    with Scorer(RewardConfig()) as scorer:
+        sampler = Sampler(model, scorer, tmp_path / "samples.jsonl", lambda text: None)
+        curated = asyncio.run(Pipeline(settings=CurationSettings(), sampler=sampler).run([program], []))
+    assert [(name, "fenced code block" in ask.instruction) for name, ask in model.asked] == [("program", True)]
+    assert (reasons(curated.candidates), curated.num_open) == ({"program": None}, 0)
+
+
+def test_a_model_may_tag_and_the_rules_help_out(tmp_path: Path) -> None:
+    model = ScriptedModel(reasoned={"easy": ["Physics."], "middling": ["cooking"]}, silent={"never"})
+    curated = asyncio.run(Pipeline(settings=CurationSettings(), sampler=None, subjects_by=model).run(QUESTIONS, []))
+    disciplines = {one.question.id: one.discipline for one in curated.candidates}
+    assert (disciplines["easy"], disciplines["middling"], disciplines["never"]) == (
+        "physics",
+        "arithmetic",
+        "arithmetic",
+    )
+    assert {name for name, _ in model.asked} == {"easy", "middling", "never", "guessable"}
+
+
 def test_samples_of_something_else_are_refused(tmp_path: Path) -> None:
     (tmp_path / "samples.jsonl").write_text('{"some": "thing"}\n')
     with pytest.raises(DataError, match="must hold samples of this program"):

@@ -1,6 +1,7 @@
 """The quick rule is never wrong about a labelled pair, decides nearly all, and gives up cheaply on hostile text."""
 
 import random
+import re
 from fractions import Fraction
 
 import pytest
@@ -89,6 +90,26 @@ def test_hostile_answers_are_given_up_or_decided(answer: str) -> None:
     assert len(answer) <= MAX_CHARACTERS
     assert quick_verdict(answer, "x+7") is not True
     quick_verdict("x+7", answer)
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        ("2^{65}", "a large exponent"),
+        ("((2^{60})^{60})^{60}", "a large power"),
+        ("*".join(["(a+b+c+d+e+f+g+h)"] * 5), "many terms"),
+        ("+".join(["(1+x)^{30}(1+x)^{30}"] * 8), "much to multiply"),
+        (rf"\sqrt{{{DIGITS}}}", "a large radicand"),
+        ("9" * 65, "a long number"),
+        ("21!", "a factorial of something else than a small whole number"),
+        ("(" * 17 + "x" + ")" * 17, "deep nesting"),
+        ("x+" * 300, "a long answer"),
+        ("()" * 150, "many tokens"),
+    ],
+)
+def test_each_limit_is_kept(answer: str, why: str) -> None:
+    with pytest.raises(UndecidedError, match=re.escape(why)):
+        read(answer)
 
 
 def test_a_megabyte_is_wrong_unless_it_is_the_reference() -> None:
