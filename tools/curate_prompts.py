@@ -104,15 +104,19 @@ async def _answerer(options: argparse.Namespace, say: Say) -> AsyncIterator[Answ
         model_dir = resolve_model(options.model)
         config = EngineConfig(max_model_len=options.max_model_len, num_engines=options.num_engines)
         pool = EnginePool(config, model_dir=model_dir, dtype=options.dtype, log_dir=options.output)
-        try:
+
+        async def start() -> None:
             say(f"starting vLLM on {options.model} (log: {options.output}/vllm_0.log)")
             await pool.start()
+
+        try:
             yield PoolAnswerer(
                 name=options.model,
                 pool=pool,
                 tokenizer=AutoTokenizer.from_pretrained(model_dir),
                 max_model_len=options.max_model_len,
                 chat_template=options.chat_template,
+                start=start,
             )
         finally:
             await pool.stop()

@@ -2,8 +2,8 @@
 
 import asyncio
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import aiohttp
@@ -53,12 +53,13 @@ class Answerer(Protocol):
         ...
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class PoolAnswerer:
     """vLLM of our own.
 
     Args:
         max_model_len: `engine.max_model_len`; a prompt that leaves no room for an answer cannot be asked.
+        start: starts the pool before the first question: a run that knows all answers waits for no model.
     """
 
     name: str
@@ -66,8 +67,15 @@ class PoolAnswerer:
     tokenizer: Any
     max_model_len: int
     chat_template: bool = True
+    start: Callable[[], Awaitable[None]] | None = None
+    _starting: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def answers(self, question: Question, ask: Ask) -> Sequence[str]:
+        """Raises EngineError besides: vLLM does not start."""
+        async with self._starting:
+            if self.start is not None:
+                await self.start()
+                self.start = None
         token_ids = self._token_ids(question, ask)
         seeds = [_seed(ask.seed, question.id, index) for index in range(ask.num_answers)]
         requests = [

@@ -1,11 +1,13 @@
 """The command of docs/curation.md curates, with a real model; a second run asks nothing again."""
 
 import json
+import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.documents import ROOT, code_blocks, run_shown
+from tests.documents import ROOT, code_blocks
 from tools.curate_prompts import main
 
 ROWS = [
@@ -18,25 +20,46 @@ ROWS = [
 HELD_OUT = {"prompt": "What is 5 + 5, in the usual numbers?", "answer": "10"}
 
 
-def test_the_shown_command_and_a_second_run(tmp_path: Path) -> None:
+def test_the_shown_command_and_a_second_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     (command,) = code_blocks("docs/curation.md", "bash")
-    (tmp_path / "tools").symlink_to(ROOT / "tools")
-    (tmp_path / "raw.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
-    (tmp_path / "held_out.jsonl").write_text(json.dumps(HELD_OUT) + "\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "160")
+    Path("raw.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    Path("held_out.jsonl").write_text(json.dumps(HELD_OUT) + "\n")
+    python, tool, *arguments = shlex.split(command.replace("\\\n", ""))
+    assert (python, (ROOT / tool).exists()) == ("python", True)
     # Few samples, for time; the rest is as shown.
-    few = " --num-difficulty-samples 2 --num-guesses 2 --max-reasoning-tokens 16 --max-pass-rate 1"
-    shown = run_shown(command.rstrip() + few, folder=tmp_path, seconds=300, COLUMNS="160")
-    assert shown.returncode == 0, shown.stderr[-2000:]
-    dropped = [json.loads(line) for line in (tmp_path / "curated/dropped.jsonl").read_text().splitlines()]
-    reasons = {row["id"]: row["reason"] for row in dropped}
+    few = [
+        "--num-difficulty-samples",
+        "2",
+        "--num-guesses",
+        "2",
+        "--max-reasoning-tokens",
+        "16",
+        "--max-pass-rate",
+        "1",
+    ]
+    assert main([*arguments, *few]) == 0
+    printed = capsys.readouterr().out
+    assert "starting vLLM" in printed
+    assert "not easy to hack" in printed
+    reasons = {row["id"]: row["reason"] for row in _rows("dropped.jsonl")}
     assert (reasons["again"], reasons["seen"], reasons["proof"]) == ("duplicate", "in_evaluation_set", "proof")
-    kept = [json.loads(line) for line in (tmp_path / "curated/prompts.jsonl").read_text().splitlines()]
+    kept = _rows("prompts.jsonl")
     assert {row["id"] for row in kept} | set(reasons) == {row["id"] for row in ROWS}
     assert [row["difficulty"] for row in kept if row["id"] == "hard"] == [1.0]
-    assert "not easy to hack" in shown.stdout
-    assert (tmp_path / "curated/report.png").read_bytes().startswith(b"\x89PNG")
-    samples = (tmp_path / "curated/samples.jsonl").read_text()
-    assert {json.loads(line)["id"] for line in samples.splitlines()} == {"sum", "hard"}
+    assert Path("curated/report.png").read_bytes().startswith(b"\x89PNG")
+    assert {row["id"] for row in _rows("samples.jsonl")} == {"sum", "hard"}
+
+    assert main([*arguments, *few, "--min-pass-rate", "0.1"]) == 0
+    assert "starting vLLM" not in capsys.readouterr().out
+    assert {row["id"]: row["reason"] for row in _rows("dropped.jsonl")}["hard"] == "too_hard"
+
+
+def _rows(name: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in Path("curated", name).read_text().splitlines()]
 
 
 @pytest.mark.parametrize(
