@@ -165,12 +165,29 @@ def test_random_text_of_answer_parts_never_raises_anything_else() -> None:
         ("0.333333", r"\frac13"),
         (r"\sqrt[3]{2+\sqrt5}+\sqrt[3]{2-\sqrt5}", "1"),
         ("x^12", "x^{12}"),
+        (r"\sqrt12", r"2\sqrt{3}"),
         (r"\frac{\pi}{2}", r"90^\circ"),
     ],
 )
 def test_what_may_be_meant_otherwise_is_left_undecided(given: str, reference: str) -> None:
     assert quick_verdict(given, reference) is None
     assert quick_verdict(reference, given) is None
+
+
+@pytest.mark.parametrize(
+    ("given", "reference"),
+    [
+        ("√12", r"2\sqrt{3}"),
+        ("2√3", r"\sqrt{12}"),
+        ("√x", r"\sqrt{x}"),
+        ("1½", r"\frac32"),
+        ("x²≤4", "x²≤4"),
+        ("3×10²", "300"),
+    ],
+)
+def test_typed_signs_are_read_as_typed(given: str, reference: str) -> None:
+    assert quick_verdict(given, reference) is True
+    assert quick_verdict(given + "+1", reference) is not True
 
 
 def test_reading_says_why_it_gives_up() -> None:

@@ -46,9 +46,8 @@ def _different_kinds(given: Form, reference: Form) -> Decided:
         return False if isinstance(several, Several) and all(isinstance(part, Row) for part in several.parts) else None
     if kinds in ({Scalar, Row}, {Scalar, Matrix}, {Scalar, Several}, {Row, Braces}):
         return False
-    if kinds == {Scalar, Braces} and not (given.parts if isinstance(given, Braces) else reference.parts):  # type: ignore[union-attr]
-        return False
-    return None
+    # Only the empty set is no number: `\{5\}` may be a way to write 5.
+    return False if kinds == {Scalar, Braces} and Braces(parts=()) in (given, reference) else None
 
 
 def _scalars(given: Scalar, reference: Scalar) -> Decided:

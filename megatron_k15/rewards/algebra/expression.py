@@ -193,6 +193,8 @@ class _Reader:
             if whole is None or whole < 2:
                 raise UndecidedError("a root of a degree that is no number")
             degree = whole
+        if self.rest and self.rest[-1].kind == "number" and len(self.rest[-1].text) > 1:
+            raise UndecidedError(r"\sqrt12: LaTeX reads √1·2")
         return root(self._argument(), degree)
 
     def _logarithm(self) -> Quotient:

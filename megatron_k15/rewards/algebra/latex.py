@@ -21,7 +21,7 @@ _SIGNS = str.maketrans(
         **{chr(code): chr(ascii_code) for code, ascii_code in _FULL_WIDTH.items()},
         **{"｛": r"\{", "｝": r"\}"},
         **{"−": "-", "–": "-", "、": ",", "。": ".", "\u3000": " ", "\u00a0": " ", "【": "[", "】": "]"},
-        **{"×": r"\times ", "·": r"\cdot ", "÷": r"\div ", "π": r"\pi ", "∞": r"\infty ", "√": r"\sqrt "},
+        **{"×": r"\times ", "·": r"\cdot ", "÷": r"\div ", "π": r"\pi ", "∞": r"\infty "},
         **{"≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "∪": r"\cup ", "∈": r"\in ", "∅": r"\emptyset ", "±": r"\pm "},
         **{"°": r"^\circ ", "²": "^2", "³": "^3", "½": r"\frac{1}{2}"},
     }
@@ -29,6 +29,7 @@ _SIGNS = str.maketrans(
 _INVISIBLE = re.compile(
     r"\\(?:left|right|displaystyle|textstyle|limits|bigl?|bigr|Bigl?|Bigr|quad|qquad)(?![A-Za-z])|(?<!\\)\\[,!;: ]|~"
 )
+_TYPED_ROOT = re.compile(r"√\s?(\d+|[A-Za-z])", re.ASCII)
 _THOUSANDS = re.compile(r"(?<=\d)(?:\{,\}|\\,|,\\!)(?=\d{3}(?!\d))", re.ASCII)
 _RECURRING = re.compile(r"(?<![\d.])(\d{0,9})\.(\d{0,9})\\overline\s?\{(\d{1,9})\}", re.ASCII)
 _COMMAS = re.compile(r"[-+]?\D{0,2}\d{1,3}(?:,\d{3})+(?:\.\d+)?[^\d,()\[\]{}]*", re.ASCII)
@@ -63,7 +64,7 @@ def tokens(answer: str) -> list[Token]:
 
 
 def _plain(answer: str) -> str:
-    text = answer.translate(_SIGNS).strip()
+    text = _TYPED_ROOT.sub(r"\\sqrt{\1}", answer.translate(_SIGNS).strip()).replace("√", r"\sqrt ")
     if text.startswith("\\boxed{") and text.endswith("}"):
         text = text[len("\\boxed{") : -1]
     text = text.replace(r"\$", "\x01").replace("$", " ").replace(r"\(", " ").replace(r"\)", " ")
