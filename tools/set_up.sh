@@ -14,6 +14,7 @@ command -v "$python" >/dev/null || python=python3
 }
 
 missing=()
+command -v ip >/dev/null || missing+=(iproute2)                                              # hosts of the joining tests
 ldconfig -p | grep 'libnuma\.so\.1' >/dev/null || missing+=(libnuma1)                       # vLLM's CPU library links it
 "$python" -c 'import ensurepip' 2>/dev/null || missing+=(python3.11-venv)
 "$python" -c 'import os, sysconfig, sys; sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))' \

@@ -75,3 +75,5 @@ class EngineStats:
     """Requests sent again because their vLLM died."""
     num_restarts: int
     num_in_flight: int
+    num_joined: int = 0
+    """Ready instances of other machines."""
