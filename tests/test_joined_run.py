@@ -44,7 +44,7 @@ def test_a_run_goes_on_when_its_guest_is_unplugged(
             run.wait_for("| reward", 60)
             run.wait_for("| reward", 60)
             host.unplug()
-            run.wait_for(f"vLLM at {host.there}", 60)
+            run.wait_for("is dropped: ", 60)
             run.wait_for("| reward", 60)
             run.wait_for("| reward", 60)
             serving.terminate()
@@ -52,12 +52,10 @@ def test_a_run_goes_on_when_its_guest_is_unplugged(
             run.interrupt()
             assert run.finish(60) == 130, "\n".join(run.lines[-40:])
             assert run.leftovers() == []
-    dropped = next(i for i, line in enumerate(run.lines) if "is dropped: silent for 2 s" in line)
-    assert dropped
     records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    joined = [record["engine/joined_instances"] for record in records if "engine/joined_instances" in record]
-    assert 1.0 in joined
-    assert joined[-1] == 0.0
+    answered = [record["engine/answered_by_joined"] for record in records if "engine/answered_by_joined" in record]
+    assert answered[-1] > 0
+    assert answered[-1] == answered[-2]
     gaps = [record["sync/logprob_gap_mean"] for record in records if "sync/logprob_gap_mean" in record]
     assert max(gaps) < 1e-4
 

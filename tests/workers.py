@@ -20,6 +20,7 @@ LONGEST_FIRST = (
     "tests/training/test_layouts.py",
     "tests/test_kill.py",
     "tests/test_train_rl.py",
+    "tests/test_joined_run.py",
     "tests/test_quickstart.py",
     "tests/sandbox/",
 )

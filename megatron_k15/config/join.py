@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from megatron_k15.config.checks import above_zero
+from megatron_k15.config.checks import above_zero, at_least
 from megatron_k15.errors import ConfigError
 
 
@@ -18,11 +18,15 @@ class JoinConfig:
     patience_seconds: float = 10.0
     """An instance that has not been heard of for this long is dropped, and its requests are sent again elsewhere. It
     may come back."""
+    load_wait_seconds: float = 10.0
+    """A rollout waits for so long, once the run's own instances have new weights, for joined ones that still fetch or
+    load them: requests are given out when it starts. Later ones get what is left over."""
     check_timeout_seconds: float = 60.0
     """Longest time that a joined instance may take to answer a control call, loading of weights excepted."""
 
     def __post_init__(self) -> None:
         above_zero("join.patience_seconds", self.patience_seconds)
+        at_least("join.load_wait_seconds", self.load_wait_seconds, 0)
         above_zero("join.check_timeout_seconds", self.check_timeout_seconds)
         if self.listen and not self.listen.rpartition(":")[2].isdigit():
             raise ConfigError(f"join.listen must be HOST:PORT, got {self.listen!r}")

@@ -28,6 +28,7 @@ class Dispatch:
         self._max_concurrent = max_concurrent
         self._room = asyncio.Condition()
         self.num_resent = 0
+        self.num_answered_by_joined = 0
         self.error: EngineError | None = None
         """While set, no instance may be given a request, and those that wait fail with it."""
 
@@ -40,7 +41,11 @@ class Dispatch:
         while True:
             instance = await self._claim()
             try:
-                return await (self._ask(instance, call) if isinstance(instance, Instance) else _try(instance, call))
+                if isinstance(instance, Instance):
+                    return await self._ask(instance, call)
+                answer = await _try(instance, call)
+                self.num_answered_by_joined += 1
+                return answer
             except EngineGone:
                 self.num_resent += 1
             finally:
@@ -88,12 +93,10 @@ async def _try(joined: JoinedInstance, call: Call[T]) -> T:
     """Whatever goes wrong there, the request goes elsewhere."""
     client = await joined.ready_client()
     try:
-        answer = await call(client)
+        return await call(client)
     except EngineGone:
         joined.suspect(client)
         raise
     except EngineError as error:
         await joined.drop(str(error))
         raise EngineGone(str(error)) from error
-    joined.num_answered += 1
-    return answer

@@ -157,6 +157,7 @@ class EnginePool:
             num_in_flight=sum(own.num_in_flight for own in self._instances)
             + sum(other.num_in_flight for other in joined),
             num_joined=len(joined),
+            num_answered_by_joined=self._dispatch.num_answered_by_joined,
         )
 
     async def generate(self, request: GenerateRequest) -> Generation:
@@ -214,20 +215,21 @@ class EnginePool:
         """
         update = WeightUpdate(info=dict(update_info), version=version)
         async with self._updating:
-            if self._roster is not None:
-                await self._roster.hold()
             self._update, self._awaiting_update = update, False
+            if self._roster is not None:
+                await self._roster.follow(update)
             try:
                 await self._on_all(f"weight version {version}", lambda client: self._load(client, update))
             except EngineError as error:
                 self._dispatch.error, self._awaiting_update = error, True
+                await self._hold_joined()
                 await self._dispatch.wake()
                 raise
             self._dispatch.error = None
             if not self._paused:
                 await self._on_all("resume", lambda client: client.resume())
             if self._roster is not None:
-                await self._roster.follow(update)
+                await self._roster.wait_for_loads()
 
     async def open_transfer(self, init_infos: Sequence[Mapping[str, object]]) -> None:
         """Let every instance meet the trainers, each with its own `init_infos` entry; for updates in parts."""
@@ -278,8 +280,7 @@ class EnginePool:
     async def release(self) -> None:
         """Give the memory of weights and KV cache back, as `colocate.mode` says. Nothing may be in flight."""
         self._released = self._awaiting_update = True
-        if self._roster is not None:
-            await self._roster.hold()
+        await self._hold_joined()
         if self._colocate == "restart":
             await asyncio.gather(*(instance.shut_down() for instance in self._instances))
         else:
@@ -378,6 +379,10 @@ class EnginePool:
         for result in results:
             if isinstance(result, BaseException):
                 raise result
+
+    async def _hold_joined(self) -> None:
+        if self._roster is not None:
+            await self._roster.hold()
 
     async def _check_joined(self, client: EngineClient, update: WeightUpdate) -> None:
         """Does a joined instance compute what ours compute? Nothing is said where ours have gone on meanwhile."""

@@ -77,3 +77,5 @@ class EngineStats:
     num_in_flight: int
     num_joined: int = 0
     """Ready instances of other machines."""
+    num_answered_by_joined: int = 0
+    """Requests that they answered."""

@@ -24,7 +24,6 @@ class JoinedInstance:
     def __init__(self, member: Member, client: EngineClient, *, weight_timeout_seconds: float) -> None:
         self.member = member
         self.num_in_flight = 0
-        self.num_answered = 0
         self.version: int | None = None
         """Of the weights it holds; None before the first."""
         self.gone: str = ""
@@ -32,7 +31,8 @@ class JoinedInstance:
         self._client = client
         self._weight_timeout_seconds = weight_timeout_seconds
         self._ready = False
-        self._loading: asyncio.Task[None] | None = None
+        self.loading: asyncio.Task[None] | None = None
+        """The load under way."""
         self._pausing: asyncio.Task[None] | None = None
 
     @property
@@ -55,7 +55,7 @@ class JoinedInstance:
 
     async def check(self, limit_seconds: float) -> None:
         """Take it back after a failed connection if it answers with the weights it should have."""
-        if not self._ready and not self.gone and self._loading is None and self.version is not None:
+        if not self._ready and not self.gone and self.loading is None and self.version is not None:
             self._ready = await self._client.answers(limit_seconds)
 
     def load(
@@ -64,7 +64,7 @@ class JoinedInstance:
         """Put it on a version, in the background. A load under way is given up for this one."""
         self._ready = False
         self.cancel()
-        self._loading = asyncio.create_task(self._load(update, check, resume, on_ready))
+        self.loading = asyncio.create_task(self._load(update, check, resume, on_ready))
 
     def hold(self) -> None:
         """Send it nothing until the next `load`; what is in flight there freezes."""
@@ -74,9 +74,9 @@ class JoinedInstance:
         self._pausing = asyncio.create_task(self.try_call("pause", lambda client: client.pause()))
 
     def cancel(self) -> None:
-        if self._loading is not None:
-            self._loading.cancel()
-            self._loading = None
+        if self.loading is not None:
+            self.loading.cancel()
+            self.loading = None
 
     async def try_call(self, what: str, call: Callable[[EngineClient], Awaitable[None]]) -> None:
         """A control call that makes it GONE where it fails."""
@@ -106,10 +106,10 @@ class JoinedInstance:
                 await client.resume()
             await check(client, update)
         except (EngineGone, EngineError) as error:
-            self._loading = None
+            self.loading = None
             await self.drop(f"weight version {update.version}: {error}")
             return
-        self._loading = None
+        self.loading = None
         self.version, self._ready = update.version, True
         logger.warning("vLLM at %s has weight version %d", self.member.address, update.version)
         await on_ready()

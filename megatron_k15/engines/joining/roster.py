@@ -98,7 +98,8 @@ class Roster:
             joined.hold()
 
     async def follow(self, update: WeightUpdate) -> None:
-        """Put everybody on this version, in the background."""
+        """Put everybody on this version, in the background; what is in flight freezes first."""
+        await self.hold()
         self._update = update
         try:
             await self._door.offer(update)
@@ -107,6 +108,12 @@ class Roster:
             return
         for joined in self.present:
             self._load(joined)
+
+    async def wait_for_loads(self) -> None:
+        """Until all have their version or are gone, or `join.load_wait_seconds` have passed."""
+        loads = [joined.loading for joined in self.present if joined.loading is not None]
+        if loads:
+            await asyncio.wait(loads, timeout=self._config.load_wait_seconds)
 
     async def pause(self, mode: str) -> None:
         self._paused = True

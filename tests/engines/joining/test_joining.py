@@ -127,12 +127,12 @@ def test_an_instance_joins_works_is_unplugged_and_comes_back(tiny: TinyVllm, ros
     async def a_rollout(unplugged: bool):
         await _until(lambda: pool.stats().num_joined == 1)
         (joined,) = roster.ready
-        before = joined.num_answered
+        before = pool.stats().num_answered_by_joined
         everything = asyncio.gather(*(pool.generate(request) for request in _requests(12)))
         await _until(lambda: joined.num_in_flight == 6)
         if unplugged:
             host.unplug()
-        return await everything, joined.num_answered - before
+        return await everything, pool.stats().num_answered_by_joined - before
 
     generations, answered = tiny.run(a_rollout(unplugged=False))
     assert answered == 6, "half of them"
