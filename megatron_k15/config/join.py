@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from megatron_k15.config.checks import above_zero, at_least
+from megatron_k15.config.checks import above_zero, at_least, one_of
 from megatron_k15.errors import ConfigError
 
 
@@ -15,6 +15,9 @@ class JoinConfig:
     """The environment variable with the secret that both sides must hold; needed wherever `listen` is set."""
     etcd: str = ""
     """`http://HOST:PORT` of an etcd that keeps membership and weight versions; empty: torchrun's own store."""
+    transfer: str = "http"
+    """How joined instances fetch weights: `http`, with the token; `mooncake_tcp` or `mooncake_rdma`, by Mooncake's
+    transfer engine where both sides have it installed. That one asks for no token: for networks nobody else is on."""
     patience_seconds: float = 10.0
     """An instance that has not been heard of for this long is dropped, and its requests are sent again elsewhere. It
     may come back."""
@@ -25,6 +28,7 @@ class JoinConfig:
     """Longest time that a joined instance may take to answer a control call, loading of weights excepted."""
 
     def __post_init__(self) -> None:
+        one_of("join.transfer", self.transfer, ("http", "mooncake_tcp", "mooncake_rdma"))
         above_zero("join.patience_seconds", self.patience_seconds)
         at_least("join.load_wait_seconds", self.load_wait_seconds, 0)
         above_zero("join.check_timeout_seconds", self.check_timeout_seconds)

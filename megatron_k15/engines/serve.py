@@ -28,6 +28,7 @@ from megatron_k15.engines.client import EngineClient
 from megatron_k15.engines.instance import Instance
 from megatron_k15.engines.joining.http_server import join_address, split_address
 from megatron_k15.engines.joining.member import Member, authorization, read_token
+from megatron_k15.engines.joining.mooncake import MooncakeReader
 from megatron_k15.engines.joining.proxy import Proxy
 from megatron_k15.engines.joining.weight_download import WeightDownload
 from megatron_k15.engines.model_facts import on_cpu, vocab_size
@@ -158,9 +159,11 @@ async def _work(
 ) -> None:
     """Serve one run, until another takes its place."""
     instance = _instance(options, facts, directory)
-    download = WeightDownload(session, run.url)
-    proxy = Proxy(lambda: instance.client, download, token=token)
     host, port = split_address(options.listen) if options.listen else (_address_towards(options.join), 0)
+    way, _, protocol = facts["transfer"].partition("_")
+    mooncake = MooncakeReader(host, protocol) if way == "mooncake" else None
+    download = WeightDownload(session, run.url, mooncake=mooncake)
+    proxy = Proxy(lambda: instance.client, download, token=token)
     member = Member(id=f"{socket.gethostname()[:40]}-{secrets.token_hex(4)}", life=0, address="")
     try:
         await instance.start()

@@ -45,7 +45,7 @@ class Roster:
         self._token = token
         self._vocab_size = vocab_size
         self._weight_timeout_seconds = weight_timeout_seconds
-        self._door = Door(store, token=token, model_dir=model_dir, dtype=dtype, engine=engine)
+        self._door = Door(store, token=token, model_dir=model_dir, dtype=dtype, engine=engine, transfer=config.transfer)
         self._members: dict[str, JoinedInstance] = {}
         self._dropped: dict[str, float] = {}
         """When an instance that is still heard of was dropped: it is not taken back at once."""

@@ -1,14 +1,16 @@
 """Weights over the network into this machine's shared memory, where vLLM's workers read them as they do beside the
 trainer: same segment, same checksums.
 
-`WeightDownload` is the seam for other ways to move bytes: whatever fills the segment's body will do.
+By HTTP, or where the run says so by Mooncake's transfer engine: either fills the segment's body.
 """
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any
 
 import aiohttp
 
+from megatron_k15.engines.joining.mooncake import MooncakeReader
 from megatron_k15.engines.weight_segment import HEADER_BYTES, SegmentLayout, WeightSegment, read_layout, update_info
 from megatron_k15.errors import TransferError
 
@@ -19,12 +21,14 @@ SILENCE_SECONDS = 30.0
 class WeightDownload:
     """Keeps one segment, over versions of the same layout."""
 
-    def __init__(self, session: aiohttp.ClientSession, url: str) -> None:
+    def __init__(self, session: aiohttp.ClientSession, url: str, *, mooncake: MooncakeReader | None = None) -> None:
         """
         Args:
             session: with the token in its headers.
             url: of rank 0's door.
+            mooncake: fetches the bytes instead of HTTP.
         """
+        self._mooncake = mooncake
         self._session = session
         self._url = url
         self._segment: WeightSegment | None = None
@@ -40,7 +44,7 @@ class WeightDownload:
         version = int(info["version"])
         segment = self._segment_of(layout)
         segment.begin(version)
-        await self._download(version, segment)
+        await (self._download(version, segment) if self._mooncake is None else self._read(version, segment))
         segment.complete(version, checksums)
         return update_info(segment, version, checksums)
 
@@ -74,3 +78,15 @@ class WeightDownload:
                         raise TransferError(f"version {version} has {len(body)} bytes, {position} came")
         except (aiohttp.ClientError, TimeoutError) as error:
             raise TransferError(f"version {version} did not come whole: {error!r}") from error
+
+    async def _read(self, version: int, segment: WeightSegment) -> None:
+        assert self._mooncake is not None
+        limits = aiohttp.ClientTimeout(total=SILENCE_SECONDS)
+        try:
+            async with self._session.get(f"{self._url}/weights/{version}/mooncake", timeout=limits) as response:
+                if response.status != 200:
+                    raise TransferError(f"version {version} must be offered: {(await response.text())[:300]}")
+                told = await response.json()
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise TransferError(f"version {version} cannot be asked for: {error!r}") from error
+        await asyncio.to_thread(self._mooncake.read, segment, told)
