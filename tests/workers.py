@@ -17,7 +17,14 @@ TOGETHER = {
 """Users of the same session fixture go to one worker, so that it is started once."""
 APART = ("tests/test_benchmarks.py", "tests/test_train_rl.py", "tests/checkpoint/test_continue.py")
 """Their tests share nothing; the tests of any other file share its module fixtures, and go to one worker."""
-LONGEST_FIRST = ("tests/training/test_layouts.py", "tests/test_kill.py", "tests/test_quickstart.py", "tests/sandbox/")
+LONGEST_FIRST = (
+    "tests/training/test_layouts.py",
+    "tests/test_kill.py",
+    "tests/test_train_rl.py",
+    "tests/test_joined_run.py",
+    "tests/test_quickstart.py",
+    "tests/sandbox/",
+)
 
 
 class Scheduling(LoadScopeScheduling):
