@@ -1,6 +1,7 @@
 """Builds what rank 0 has besides its trainer: prompts, rewards, vLLM, metrics. Whatever is wrong with the user's input
 is found here, before anything is started."""
 
+import asyncio
 import hashlib
 import os
 import shutil
@@ -35,7 +36,7 @@ from megatron_k15.models.package_model import resolve_model
 from megatron_k15.parts import Parts
 from megatron_k15.prompts.prompt_set import load_prompt_sets
 from megatron_k15.replay.buffer import ReplayBuffer
-from megatron_k15.rewards.score import Scorer
+from megatron_k15.reward_parts import RewardParts
 from megatron_k15.trainer_group import TrainerGroup
 from megatron_k15.trainer_parts import CHECKPOINTS, engine_dtype, transfer_backend
 from megatron_k15.weight_sync import WeightSync
@@ -74,9 +75,8 @@ class LeaderParts:
         _check_lengths(config, architecture)
         self._newest = find_newest(self.run_dir / CHECKPOINTS) if config.checkpoint.resume else None
         self._loop = stack.enter_context(EventLoopThread())
-        scorer = Scorer(config.reward, sandbox=config.sandbox, sandbox_log=self.run_dir / "logs" / "sandbox.log")
-        self._scorer = stack.enter_context(scorer)
-        self._scorer.prepare([*self._prompts.train, *self._prompts.held_out])
+        self._rewards = RewardParts(config, self.run_dir, stack)
+        self._rewards.scorer.prepare([*self._prompts.train, *self._prompts.held_out])
         self._metrics = stack.enter_context(
             MetricsWriter(self.run_dir, config.metrics, resolved_config_yaml=config_yaml, say=self.progress.say)
         )
@@ -102,7 +102,7 @@ class LeaderParts:
         """Start vLLM on the event loop's thread; the caller builds the trainer meanwhile."""
 
         async def start() -> None:
-            await self._pool.start(on_progress)
+            await asyncio.gather(self._pool.start(on_progress), self._rewards.start(on_progress))
             if self._backend == "shared_memory":
                 await self._pool.init_weight_transfer({})
 
@@ -123,7 +123,10 @@ class LeaderParts:
         self._loop.wait(starting, seconds=limit, waiting_for="vLLM to start")
 
     def _stop_engines(self) -> None:
-        self._loop.run(self._pool.stop(), seconds=60.0, waiting_for="vLLM to stop")
+        async def stop() -> None:
+            await asyncio.gather(self._pool.stop(), self._rewards.stop())
+
+        self._loop.run(stop(), seconds=60.0, waiting_for="vLLM to stop")
 
     def parts(self, trainers: TrainerGroup) -> Parts:
         config = self._config
@@ -131,7 +134,7 @@ class LeaderParts:
         return Parts(
             prompts=self._prompts,
             pool=self._pool,
-            scorer=self._scorer,
+            scorer=self._rewards.scorer,
             replay=self._replay,
             trainers=trainers,
             sync=sync,
@@ -182,7 +185,15 @@ def _replay_buffer(config: Config, run_dir: Path) -> ReplayBuffer:
     directory = run_dir / REPLAY
     if not config.checkpoint.resume:
         shutil.rmtree(directory, ignore_errors=True)
-    decides = (config.seed, config.model, config.prompts, config.rollout, config.train, config.reward)
+    decides = (
+        config.seed,
+        config.model,
+        config.prompts,
+        config.rollout,
+        config.train,
+        config.reward,
+        config.reward_model,
+    )
     digest = hashlib.sha256(f"{decides!r} {engine_dtype(config)}".encode()).hexdigest()
     return ReplayBuffer(directory, run=digest[:16])
 

@@ -9,7 +9,7 @@ The master alone knows this order; the rooms it calls do not know each other.
 import time
 from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,11 @@ from megatron_k15.evaluation import Evaluation, evaluate
 from megatron_k15.iteration_metrics import iteration_metrics
 from megatron_k15.parts import Parts
 from megatron_k15.prompts.sampler import PromptSampler
+from megatron_k15.rewards.watch import RewardWatch
 from megatron_k15.rollout_phase import Rollout, rollout_phase
 from megatron_k15.training.advantages import training_sequences
 from megatron_k15.transfer.probe import Gap
-from megatron_k15.types import Prompt
+from megatron_k15.types import Group, Prompt
 from megatron_k15.weight_sync import probe_of_prompts
 
 PROBED = 64
@@ -54,6 +55,8 @@ class Master:
             num_per_iteration=config.rollout.most_new_prompts,
         )
         self.rollout = rollout_phase(parts, config)
+        self.watch = RewardWatch(parts.progress.say)
+        self._opinions = replace(parts.scorer.opinions)
         self.iteration = 0
         self.first_evaluation: Evaluation | None = None
 
@@ -116,6 +119,7 @@ class Master:
         values |= {f"train/{name}": value for name, value in training.items()}
         values |= {"sync/logprob_gap_mean": gap.mean, "sync/logprob_gap_max": gap.max}
         values |= {f"colocate/{name}": value for name, value in self.parts.colocation.transitions.items()}
+        values |= {f"watch/{name}": value for name, value in self._watch(rollout.groups).items()}
         values |= {
             "engine/restarts": float(self.parts.pool.restarts),
             "engine/answered_by_joined": float(self.parts.pool.stats().num_answered_by_joined),
@@ -124,6 +128,16 @@ class Master:
             "reward/sandbox_restarts": float(self.parts.scorer.num_sandbox_restarts),
         }
         self.parts.metrics.write(iteration, values, rollout.groups)
+
+    def _watch(self, groups: Sequence[Group]) -> dict[str, float]:
+        """Is the reward still worth its name? With what the reward model said since the last iteration."""
+        opinions, before = self.parts.scorer.opinions, self._opinions
+        self._opinions = replace(opinions)
+        asked = opinions.num_decided - before.num_decided
+        seen = self.watch.look(groups, num_asked=asked, num_parted=opinions.num_parted - before.num_parted)
+        if not opinions.num_asked:
+            return seen
+        return {**seen, **{name: float(value) for name, value in asdict(opinions).items()}}
 
     def _roll_out(self, prompts: Sequence[Prompt]) -> Rollout:
         title = f"iteration {self.iteration}: rollout"

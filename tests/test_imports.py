@@ -13,7 +13,7 @@ LEVELS = [
     {"evaluation", "rollout_phase"},
     {"parts"},
     {"colocate"},
-    {"weight_sync", "trainer_parts", "iteration_metrics", "plan"},
+    {"weight_sync", "trainer_parts", "reward_parts", "iteration_metrics", "plan"},
     {"trainer_group"},
     {"training_worker"},
     {"curation"},

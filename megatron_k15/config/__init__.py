@@ -10,6 +10,7 @@ from megatron_k15.config.model import ModelConfig, ParallelConfig
 from megatron_k15.config.prompts import PromptConfig
 from megatron_k15.config.reading import load_config, load_config_of, to_yaml
 from megatron_k15.config.reward import RewardConfig, SandboxConfig
+from megatron_k15.config.reward_model import RewardModelConfig
 from megatron_k15.config.rollout import EngineConfig, RolloutConfig
 from megatron_k15.config.run import CheckpointConfig, Config, EvaluationConfig, MetricsConfig
 from megatron_k15.config.train import TrainConfig
@@ -28,6 +29,7 @@ __all__ = [
     "ParallelConfig",
     "PromptConfig",
     "RewardConfig",
+    "RewardModelConfig",
     "RolloutConfig",
     "SandboxConfig",
     "TrainConfig",

@@ -7,6 +7,7 @@ from megatron_k15.config.join import JoinConfig
 from megatron_k15.config.model import ModelConfig, ParallelConfig
 from megatron_k15.config.prompts import PromptConfig
 from megatron_k15.config.reward import RewardConfig, SandboxConfig
+from megatron_k15.config.reward_model import RewardModelConfig
 from megatron_k15.config.rollout import EngineConfig, RolloutConfig
 from megatron_k15.config.train import TrainConfig
 from megatron_k15.config.transfer import ColocateConfig, TransferConfig
@@ -75,6 +76,7 @@ class Config:
     colocate: ColocateConfig = field(default_factory=ColocateConfig)
     prompts: PromptConfig = field(default_factory=PromptConfig)
     reward: RewardConfig = field(default_factory=RewardConfig)
+    reward_model: RewardModelConfig = field(default_factory=RewardModelConfig)
     sandbox: SandboxConfig = field(default_factory=SandboxConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)

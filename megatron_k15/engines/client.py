@@ -132,6 +132,16 @@ class EngineClient:
         )
         return read_prompt_logprobs(answer, token_ids, who=self._who)
 
+    async def chat(self, body: Mapping[str, object], limit_seconds: float) -> str:
+        """The answer's text to an OpenAI-style chat; `body` holds messages and sampling parameters."""
+        answer = await self.call(
+            "POST", "/v1/chat/completions", {"model": MODEL_NAME, **body}, limit_seconds=limit_seconds
+        )
+        try:
+            return str(answer["choices"][0]["message"]["content"] or "")
+        except (KeyError, IndexError, TypeError) as error:
+            raise EngineError(f"{self._who} must answer a chat with a message, got {str(answer)[:300]}") from error
+
     async def pause(self, mode: str = "keep") -> None:
         """Stop sampling, with the keys and values of requests in flight kept: `load_weights` drops them."""
         await self.call("POST", f"/pause?mode={mode}&clear_cache=false")

@@ -172,6 +172,14 @@ class EnginePool:
         self._counts["generated_tokens"] += len(generation.token_ids)
         return generation
 
+    async def chat(self, body: Mapping[str, object], limit_seconds: float) -> str:
+        """The answer's text to an OpenAI-style chat; survives the death of the vLLM that works on it.
+
+        Raises:
+            EngineError: no instance is left, or there was no answer within the limit.
+        """
+        return await self._dispatch.on_any(lambda client: client.chat(body, limit_seconds))
+
     async def prompt_logprobs(self, sequences: Sequence[Sequence[int]]) -> tuple[tuple[float, ...], ...]:
         """ln p of every given token at temperature 1, 0.0 for each sequence's first, from every instance.
 

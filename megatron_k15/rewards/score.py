@@ -11,7 +11,9 @@ from megatron_k15.errors import RewardError
 from megatron_k15.rewards.answers import extract_answer
 from megatron_k15.rewards.code import CodeJudge
 from megatron_k15.rewards.math_rule import MathRule
+from megatron_k15.rewards.second_opinion import OpinionCounts, SecondOpinion
 from megatron_k15.rewards.terms import JudgedGroup, Term, reward_terms
+from megatron_k15.rewards.verdicts import AnswerPair
 from megatron_k15.rewards.workers import WorkerPool
 from megatron_k15.sandbox.fenced_program import extract_program
 from megatron_k15.types import Group, Prompt, Score, Trajectory
@@ -26,6 +28,7 @@ class Scorer:
     Args:
         extra_terms: terms besides those that the configuration turns on, by name.
         sandbox_log: where a sandbox of the run's own writes its log; None keeps none.
+        second_opinion: a reward model beside the rules; whoever makes it also closes it.
     """
 
     def __init__(
@@ -35,11 +38,13 @@ class Scorer:
         *,
         sandbox: SandboxConfig | None = None,
         sandbox_log: Path | None = None,
+        second_opinion: SecondOpinion | None = None,
     ) -> None:
         self._config = config
         self._terms = {**reward_terms(config), **(extra_terms or {})}
         self._pool = WorkerPool(config.num_workers, config.timeout_seconds)
         self._math = MathRule(self._pool)
+        self._second = second_opinion
         self._code = CodeJudge(sandbox or SandboxConfig(), sandbox_log)
 
     def __enter__(self) -> Self:
@@ -59,6 +64,11 @@ class Scorer:
     @property
     def num_worker_deaths(self) -> int:
         return self._pool.num_deaths
+
+    @property
+    def opinions(self) -> OpinionCounts:
+        """What the reward model said so far."""
+        return self._second.counts if self._second is not None else OpinionCounts()
 
     @property
     def num_sandbox_restarts(self) -> int:
@@ -101,15 +111,22 @@ class Scorer:
         is_code = prompt.task == "code"
         method = self._config.answer_extraction
         answers = [extract_program(text) if is_code else extract_answer(text, method) for text in texts]
-        # Responses to one prompt often give the same answer: each is judged once.
-        different = list(dict.fromkeys(answers))
-        verdicts = await asyncio.gather(*(self._judge(prompt, answer) for answer in different))
-        by_answer = dict(zip(different, verdicts, strict=True))
+        # Responses to one prompt often give the same answer: each is judged once, with the first that gave it.
+        first_text = dict(reversed(list(zip(answers, texts, strict=True))))
+        verdicts = await asyncio.gather(*(self._verdict(prompt, *one) for one in first_text.items()))
+        by_answer = dict(zip(first_text, verdicts, strict=True))
         return [by_answer[answer] for answer in answers]
 
-    async def _judge(self, prompt: Prompt, answer: str | None) -> bool:
+    async def _verdict(self, prompt: Prompt, answer: str | None, text: str) -> bool:
         if answer is None:
             return False
+        by_rule = await self._by_rule(prompt, answer)
+        if self._second is None or not self._second.covers(prompt.task):
+            return by_rule
+        pair = AnswerPair(question=prompt.text, reference=prompt.answer.strip(), given=answer, response=text)
+        return await self._second.judge(pair, by_rule)
+
+    async def _by_rule(self, prompt: Prompt, answer: str) -> bool:
         reference = prompt.answer.strip()
         if prompt.task == "math":
             return await self._math.judge_answer(answer, reference)

@@ -1,0 +1,69 @@
+"""Builds what judges responses, on rank 0: the scorer, and the reward model with a vLLM of its own."""
+
+from contextlib import ExitStack
+from pathlib import Path
+
+from megatron_k15.config import Config, RewardModelConfig
+from megatron_k15.engines.pool import EnginePool
+from megatron_k15.engines.sidecar import OnProgress
+from megatron_k15.models.package_model import resolve_model
+from megatron_k15.parallel.platform import resolve_dtype
+from megatron_k15.rewards.cot.cache import VerdictCache
+from megatron_k15.rewards.cot.judge import Chat, CotJudge
+from megatron_k15.rewards.cot.servers import EndpointChat, PoolChat
+from megatron_k15.rewards.score import Scorer
+from megatron_k15.rewards.second_opinion import SecondOpinion
+
+CACHE = "reward_model_verdicts.jsonl"
+"""Inside the run's folder."""
+
+
+class RewardParts:
+    """`start` is the slow part; without a reward model of the run's own it does nothing."""
+
+    def __init__(self, config: Config, run_dir: Path, stack: ExitStack) -> None:
+        """
+        Args:
+            stack: gets what must be closed at the end.
+
+        Raises:
+            K15Error: a bad model directory, or verdicts of an earlier run that cannot be read.
+        """
+        self._pool: EnginePool | None = None
+        self.scorer: Scorer = stack.enter_context(
+            Scorer(
+                config.reward,
+                sandbox=config.sandbox,
+                sandbox_log=run_dir / "logs" / "sandbox.log",
+                second_opinion=self._second_opinion(config.reward_model, run_dir, stack),
+            )
+        )
+
+    async def start(self, on_progress: OnProgress) -> None:
+        if self._pool is not None:
+            await self._pool.start(lambda text: on_progress(f"reward model: {text}"))
+
+    async def stop(self) -> None:
+        if self._pool is not None:
+            await self._pool.stop()
+
+    def _second_opinion(self, config: RewardModelConfig, run_dir: Path, stack: ExitStack) -> SecondOpinion | None:
+        if config.kind == "off":
+            return None
+        cache = VerdictCache(run_dir / CACHE)
+        stack.callback(cache.close)
+        return SecondOpinion(CotJudge(self._chat(config, run_dir), config, cache), config)
+
+    def _chat(self, config: RewardModelConfig, run_dir: Path) -> Chat:
+        if config.address:
+            return EndpointChat(config.address, served_name=config.served_name, token_variable=config.token_variable)
+        model_dir = resolve_model(config.path)
+        self._pool = EnginePool(
+            config.engine,
+            model_dir=model_dir,
+            dtype=resolve_dtype(config.engine.dtype),
+            log_dir=run_dir / "logs" / "reward_model",
+            max_concurrent=config.max_concurrent_requests,
+            request_timeout_seconds=config.request_timeout_seconds,
+        )
+        return PoolChat(self._pool, name=str(model_dir))
