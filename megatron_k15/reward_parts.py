@@ -1,6 +1,7 @@
 """Builds what judges responses, on rank 0: the scorer, and the reward model with a vLLM of its own."""
 
-from contextlib import ExitStack
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 
 from megatron_k15.config import Config, RewardModelConfig
@@ -13,6 +14,7 @@ from megatron_k15.rewards.cot.judge import Chat, CotJudge
 from megatron_k15.rewards.cot.servers import EndpointChat, PoolChat
 from megatron_k15.rewards.score import Scorer
 from megatron_k15.rewards.second_opinion import SecondOpinion
+from megatron_k15.rewards.verdicts import VerdictSource
 
 CACHE = "reward_model_verdicts.jsonl"
 """Inside the run's folder."""
@@ -52,18 +54,35 @@ class RewardParts:
             return None
         cache = VerdictCache(run_dir / CACHE)
         stack.callback(cache.close)
-        return SecondOpinion(CotJudge(self._chat(config, run_dir), config, cache), config)
+        chat, self._pool = chat_model(config, run_dir / "logs" / "reward_model")
+        return SecondOpinion(CotJudge(chat, config, cache), config)
 
-    def _chat(self, config: RewardModelConfig, run_dir: Path) -> Chat:
-        if config.address:
-            return EndpointChat(config.address, served_name=config.served_name, token_variable=config.token_variable)
-        model_dir = resolve_model(config.path)
-        self._pool = EnginePool(
-            config.engine,
-            model_dir=model_dir,
-            dtype=resolve_dtype(config.engine.dtype),
-            log_dir=run_dir / "logs" / "reward_model",
-            max_concurrent=config.max_concurrent_requests,
-            request_timeout_seconds=config.request_timeout_seconds,
-        )
-        return PoolChat(self._pool, name=str(model_dir))
+
+def chat_model(config: RewardModelConfig, log_dir: Path) -> tuple[Chat, EnginePool | None]:
+    """The judging model, and the pool to start for it where it is not somebody's server."""
+    if config.address:
+        chat = EndpointChat(config.address, served_name=config.served_name, token_variable=config.token_variable)
+        return chat, None
+    model_dir = resolve_model(config.path)
+    pool = EnginePool(
+        config.engine,
+        model_dir=model_dir,
+        dtype=resolve_dtype(config.engine.dtype),
+        log_dir=log_dir,
+        max_concurrent=config.max_concurrent_requests,
+        request_timeout_seconds=config.request_timeout_seconds,
+    )
+    return PoolChat(pool, name=str(model_dir)), pool
+
+
+@asynccontextmanager
+async def open_cot_judge(config: RewardModelConfig, log_dir: Path) -> AsyncIterator[VerdictSource]:
+    """The reward model alone, as a source of verdicts; its vLLM runs inside."""
+    chat, pool = chat_model(config, log_dir)
+    try:
+        if pool is not None:
+            await pool.start()
+        yield CotJudge(chat, config, VerdictCache(None))
+    finally:
+        if pool is not None:
+            await pool.stop()

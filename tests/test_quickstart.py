@@ -9,9 +9,13 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from megatron_k15.config import EngineConfig
+from megatron_k15.config import EngineConfig, RewardModelConfig
 from megatron_k15.engines.pool import EnginePool
 from megatron_k15.event_loop import EventLoopThread
+from megatron_k15.rewards.cot.cache import VerdictCache
+from megatron_k15.rewards.cot.judge import CotJudge
+from megatron_k15.rewards.cot.servers import PoolChat
+from megatron_k15.rewards.verdicts import AnswerPair, Verdict
 from megatron_k15.transfer.probe import LIMITS, logprob_gap
 from tests.documents import ROOT, code_blocks, run_shown
 
@@ -77,12 +81,21 @@ def _check_both_load(exported: Path, log_dir: Path) -> None:
     with torch.no_grad():
         logprobs = model(torch.tensor([ids])).logits[0, :-1].log_softmax(-1)
     theirs = logprobs.gather(-1, torch.tensor(ids)[1:, None]).squeeze(-1).tolist()
-    config = EngineConfig(max_model_len=128, kv_cache_bytes=1 << 26)
+    config = EngineConfig(max_model_len=512, kv_cache_bytes=1 << 26)
     pool = EnginePool(config, model_dir=exported, dtype="fp32", log_dir=log_dir)
     with EventLoopThread() as loop:
         loop.run(pool.start(), seconds=300, waiting_for="vLLM to start from the export")
         try:
             (ours,) = loop.run(pool.prompt_logprobs([ids]), seconds=120, waiting_for="prompt logprobs")
+            verdicts = loop.run(_judged(pool), seconds=120, waiting_for="a verdict")
         finally:
             loop.run(pool.stop(), seconds=60, waiting_for="vLLM to stop")
     assert logprob_gap([ours[1:]], [theirs]).mean < LIMITS["fp32"]
+    assert None not in verdicts, "its form is enforced, whatever a model of this size thinks"
+
+
+async def _judged(pool: EnginePool) -> list[Verdict]:
+    """The same model as a judge (docs/reward_models.md)."""
+    config = RewardModelConfig(kind="cot", path="x", max_reasoning_characters=80, max_tokens=120)
+    judge = CotJudge(PoolChat(pool, name="smollm2"), config, VerdictCache(None))
+    return await judge.judge([AnswerPair(question="12 + 7?", reference="19", given=given) for given in ("19", "20")])

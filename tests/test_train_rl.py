@@ -17,6 +17,7 @@ from megatron_k15.config import load_config
 from megatron_k15.errors import K15Error
 from megatron_k15.leader_parts import LeaderParts
 from tests.launch import ROOT
+from tests.rewards.cot.chat_server import chat_server
 from tests.train_run import TrainRun, tiny_overrides
 
 
@@ -33,15 +34,24 @@ def test_two_ranks_train_then_one_rank_resumes(tiny_model_dir: Path, tmp_path: P
         assert first.finish(400) == 0, "\n".join(first.lines[-40:])
         assert first.leftovers() == []
         assert [line for line in first.lines if "Warning" in line] == []
-    with TrainRun([*overrides, "num_iterations=3"]) as second:
-        assert second.finish(300) == 0, "\n".join(second.lines[-40:])
-        assert second.leftovers() == []
+    asked: list[dict] = []
+    with chat_server(asked) as address:
+        judged = ["reward_model.kind=cot", f"reward_model.address={address}", "reward_model.served_name=judge"]
+        with TrainRun([*overrides, *judged, "num_iterations=3"]) as second:
+            assert second.finish(300) == 0, "\n".join(second.lines[-40:])
+            assert second.leftovers() == []
     assert any("continuing after iteration 2 of 3" in line for line in second.lines)
     iterations = [record for record in _records(run_dir) if "reward/mean" in record]
     assert [record["iteration"] for record in iterations] == [0, 1, 2]
     assert all(record["sync/logprob_gap_mean"] < 1e-4 for record in iterations)
     assert all(record["rollout/staleness"] == 0 for record in iterations)
     assert all(record["train/grad_norm"] > 0 for record in iterations)
+    # A random model is never right by the rule; the judge of the third iteration finds every answer right.
+    assert asked
+    assert iterations[-1]["watch/num_asked"] == iterations[-1]["watch/num_made_right"] > 0
+    assert iterations[-1]["watch/disagreement"] == 1.0
+    assert [record["reward/accuracy"] > 0 for record in iterations] == [False, False, True]
+    assert any("reward watch: disagreement is 1.00, above 0.2" in line for line in second.lines)
     # One epoch is 24 prompts: the resumed sampler went on with the permutation of the first run.
     drawn = [
         json.loads(line)["prompt_id"]

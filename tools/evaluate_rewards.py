@@ -1,6 +1,6 @@
 """Accuracy, precision and recall of sources of verdicts on labelled answer pairs, side by side.
 
-python tools/evaluate_rewards.py [--pairs FILE.jsonl …] [--source NAME …] [--output scores.json]
+python tools/evaluate_rewards.py [--pairs FILE.jsonl …] [--source NAME …] [--reward-model DIR|URL] [--output FILE]
 """
 
 import argparse
@@ -13,8 +13,9 @@ from typing import Any
 
 from rich.console import Console
 
-from megatron_k15.config import RewardConfig
-from megatron_k15.errors import K15Error
+from megatron_k15.config import RewardConfig, RewardModelConfig
+from megatron_k15.errors import ConfigError, K15Error
+from megatron_k15.reward_parts import open_cot_judge
 from megatron_k15.rewards.source_scores import (
     LabelledPair,
     SourceScore,
@@ -25,6 +26,7 @@ from megatron_k15.rewards.source_scores import (
 )
 from megatron_k15.rewards.sources import Opener, rule_sources
 
+COT_RM = "cot_rm"
 ANSWER_PAIRS = Path(__file__).resolve().parents[1] / "benchmarks" / "answer_pairs"
 LABELLED_SET = (ANSWER_PAIRS / "by_hand.jsonl", ANSWER_PAIRS / "by_program.jsonl")
 
@@ -33,8 +35,9 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     console = Console(highlight=False)
     try:
-        pairs = read_labelled_pairs(options.pairs)
-        scores = asyncio.run(_scores(_openers(options), options.source, pairs))
+        pairs = read_labelled_pairs(options.pairs)[:: options.every]
+        openers = _openers(options)
+        scores = asyncio.run(_scores(openers, options.source or list(openers), pairs))
     except K15Error as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -51,7 +54,14 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _openers(options: argparse.Namespace) -> Mapping[str, Opener]:
     """Every source there is, by name."""
-    return rule_sources(RewardConfig(num_workers=options.num_workers, timeout_seconds=options.timeout_seconds))
+    rules = rule_sources(RewardConfig(num_workers=options.num_workers, timeout_seconds=options.timeout_seconds))
+    if not options.reward_model:
+        return rules
+    where = "address" if options.reward_model.startswith("http") else "path"
+    named = {where: options.reward_model, "served_name": options.served_name}
+    votes = {"num_votes": options.votes, "temperature": 0.7 if options.votes > 1 else 0.0}
+    config = RewardModelConfig(kind="cot", **named, **votes)
+    return {**rules, COT_RM: lambda: open_cot_judge(config, options.log_dir)}
 
 
 async def _scores(
@@ -59,6 +69,8 @@ async def _scores(
 ) -> list[SourceScore]:
     scores = []
     for name in names:
+        if name not in openers:
+            raise ConfigError(f"--source {name} needs --reward-model")
         async with openers[name]() as source:
             scores.append(await score_source(source, pairs))
     return scores
@@ -90,7 +102,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--pairs", type=Path, nargs="+", default=list(LABELLED_SET), metavar="FILE", help="default: the labelled set"
     )
-    parser.add_argument("--source", nargs="+", choices=names, default=names, help="default: all of them")
+    parser.add_argument("--source", nargs="+", choices=[*names, COT_RM], help="default: all of them")
+    parser.add_argument(
+        "--reward-model", metavar="DIR|URL", help="a chat model that judges by chain of thought, as the source cot_rm"
+    )
+    parser.add_argument("--served-name", default="", help="its name at a URL")
+    parser.add_argument("--votes", type=int, default=1, help="verdicts of it per pair (%(default)s)")
+    parser.add_argument("--log-dir", type=Path, default=Path("logs"), help="of its vLLM (%(default)s)")
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="take every Nth pair alone")
     parser.add_argument("--output", type=Path, metavar="JSON")
     parser.add_argument("--categories", action="store_true", help="accuracy by category too")
     parser.add_argument("--errors", type=int, default=0, metavar="N", help="show N verdicts that are not the label")
