@@ -1,5 +1,5 @@
-"""Training data for the judging model: chats in the `messages` format, in exactly the form it is asked in (§2.3.5: about
-800k labelled examples)."""
+"""Training data for the judging model: chats in the `messages` format, in exactly the form it is asked in (§2.3.5 names
+about 800k labelled examples)."""
 
 import json
 from collections.abc import Iterable

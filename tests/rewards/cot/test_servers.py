@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from megatron_k15.rewards.cot.servers import EndpointChat, chat_text
 from megatron_k15.rewards.cot.sft_data import JudgedExample, write_sft_examples
 from megatron_k15.rewards.cot.verdict import read_verdict
 from megatron_k15.rewards.verdicts import AnswerPair
+from tests.documents import code_blocks, run_shown
 from tests.rewards.cot.chat_server import chat_server
 
 PAIR = AnswerPair(question="1 + 1?", reference="2", given="two")
@@ -44,7 +46,7 @@ def test_an_endpoint_that_is_not_there_is_an_error_of_its_own_kind() -> None:
 
 @pytest.mark.parametrize("answer", [None, {}, {"choices": []}, {"choices": [{"message": {"content": None}}]}])
 def test_an_answer_without_text_is_refused(answer: object) -> None:
-    with pytest.raises(ValueError, match="no (message|text)"):
+    with pytest.raises(ValueError, match=r"no (message|text)"):
         chat_text(answer)
 
 
@@ -57,3 +59,15 @@ def test_training_examples_are_what_is_asked_and_what_is_read(tmp_path: Path) ->
         user, assistant = row["messages"]
         assert [user] == messages(PAIR, max_response_characters=100)
         assert read_verdict(assistant["content"]) is example.correct
+
+
+def test_the_shown_command_puts_the_judge_beside_the_rule() -> None:
+    (command,) = code_blocks("docs/reward_models.md", "bash")
+    model = "package:smollm2-135m-instruct"
+    assert model in command
+    seen: list[dict[str, Any]] = []
+    with chat_server(seen) as address:
+        done = run_shown(command.replace(model, address))
+    assert done.returncode == 0, done.stderr
+    assert len(seen) == 45
+    assert re.search(r"cot_rm │ +45 │", done.stdout), done.stdout
