@@ -40,6 +40,7 @@ CORE = [
     "pyarrow",
     "pybind11",
     "reasoning-gym>=0.1.25",
+    "rensa",
     "rich",
     "safetensors",
     "sentencepiece",

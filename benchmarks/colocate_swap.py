@@ -195,13 +195,13 @@ def _process(pid: int) -> psutil.Process | None:
 
 
 def growth(samples: list[dict[str, float]]) -> dict[str, float]:
-    """From the first to the last of the samples, which are all of one state; bytes in MiB."""
-    first, last = samples[0], samples[-1]
+    """From the first five to the last five of the samples, which are all of one state: medians, since a connection may
+    be open at the moment of one sample. Bytes in MiB."""
     found = {}
-    for name in (key for key in first if key != "state"):
+    for name in (key for key in samples[0] if key != "state"):
+        first, last = (statistics.median(sample[name] for sample in part) for part in (samples[:5], samples[-5:]))
         in_bytes = name in ("trainer", "vllm", "shared_memory")
-        change = last[name] - first[name]
-        found[f"{name}_mib" if in_bytes else name] = round(change / MIB, 1) if in_bytes else change
+        found[f"{name}_mib" if in_bytes else name] = round((last - first) / MIB, 1) if in_bytes else last - first
     return found
 
 

@@ -11,12 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from transformers import AutoTokenizer
 
 from megatron_k15.checkpoint.resume import find_newest
 from megatron_k15.colocate import Colocation
 from megatron_k15.config import Config, EngineConfig
 from megatron_k15.engines.gpu_placement import instance_gpus
+from megatron_k15.engines.joining.member import read_token
+from megatron_k15.engines.joining.metadata import C10dMetadata, EtcdMetadata, MetadataStore
+from megatron_k15.engines.joining.roster import Roster
+from megatron_k15.engines.model_facts import vocab_size
 from megatron_k15.engines.plugin import VLLM_BACKENDS
 from megatron_k15.engines.pool import EnginePool
 from megatron_k15.engines.update_control import UpdateControl
@@ -89,6 +94,7 @@ class LeaderParts:
             request_timeout_seconds=config.rollout.request_timeout_seconds,
             weight_timeout_seconds=config.transfer.timeout_seconds,
             colocate=config.colocate.mode,
+            roster=_roster(config, self._model_dir) if config.join.listen else None,
         )
         stack.callback(self._stop_engines)
 
@@ -151,6 +157,25 @@ class LeaderParts:
                 self.progress.say(f"continuing after iteration {master.iteration} of {self._config.num_iterations}")
         if recovered := self._replay.journal.num_recovered(master.iteration):
             self.progress.say(f"{recovered} responses were sampled before the interruption: they are not sampled again")
+
+
+def _roster(config: Config, model_dir: Path) -> Roster:
+    token = read_token(config.join.token_variable)
+    store: MetadataStore
+    if config.join.etcd:
+        store = EtcdMetadata(config.join.etcd)
+    else:
+        store = C10dMetadata(dist.distributed_c10d._get_default_store().clone())
+    return Roster(
+        config.join,
+        store,
+        token=token,
+        model_dir=model_dir,
+        dtype=engine_dtype(config),
+        engine=config.engine,
+        vocab_size=vocab_size(model_dir),
+        weight_timeout_seconds=config.transfer.timeout_seconds,
+    )
 
 
 def _replay_buffer(config: Config, run_dir: Path) -> ReplayBuffer:

@@ -118,6 +118,7 @@ class Master:
         values |= {f"colocate/{name}": value for name, value in self.parts.colocation.transitions.items()}
         values |= {
             "engine/restarts": float(self.parts.pool.restarts),
+            "engine/answered_by_joined": float(self.parts.pool.stats().num_answered_by_joined),
             "reward/timeouts": float(self.parts.scorer.num_timeouts),
             "reward/worker_deaths": float(self.parts.scorer.num_worker_deaths),
             "reward/sandbox_restarts": float(self.parts.scorer.num_sandbox_restarts),

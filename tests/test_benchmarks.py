@@ -112,3 +112,12 @@ def test_long_tail(tiny_model_dir, tmp_path):
         assert setting["error"] == pytest.approx(setting["predicted_seconds"] / setting["seconds"] - 1, abs=0.05)
         assert 0 < setting["utilisation"] <= 1
     assert json.loads((tmp_path / "speeds.json").read_text()) == result["speeds"]
+
+
+def test_math_reward():
+    result = _run("math_reward.py", "--every", "30")
+    assert _positive(result["seconds"])
+    assert result["accuracy"]["rule"] == 1.0
+    assert result["left_to_math_verify"] < result["num_pairs"]["rule"]
+    rates = result["pairs_per_second"]
+    assert result["ratio"] == pytest.approx(rates["rule"] / rates["math_verify"], rel=0.05)

@@ -16,6 +16,7 @@ LEVELS = [
     {"weight_sync", "trainer_parts", "iteration_metrics", "plan"},
     {"trainer_group"},
     {"training_worker"},
+    {"curation"},
     {
         "prompts",
         "rollout",
@@ -31,6 +32,7 @@ LEVELS = [
     {"checkpoint"},
     {"engines", "models"},
     {"offload", "parallel", "kernels", "sandbox"},
+    {"json_lines"},
     {"config", "types", "errors"},
 ]
 FLOW_ROOMS = {"prompts", "rollout", "rewards", "replay", "training", "transfer"}

@@ -75,6 +75,18 @@ def test_a_killed_vllm_is_replaced_and_ctrl_c_leaves_nothing(tiny_model_dir: Pat
         assert run.leftovers() == []
 
 
+def test_a_hung_rank_ends_the_run_within_the_limit(tiny_model_dir: Path, tmp_path: Path) -> None:
+    limit_seconds = 30
+    split = ["parallel.tensor_parallel_size=2", f"wait_timeout_seconds={limit_seconds}", "num_iterations=1000"]
+    with TrainRun([*tiny_overrides(tiny_model_dir, tmp_path), *split], num_ranks=2) as run:
+        run.wait_for("iteration 0 |", 200)
+        *_, rank = run.processes("megatron_k15.train_rl")
+        os.kill(rank, signal.SIGSTOP)
+        assert run.finish(limit_seconds + 90) == 1, "\n".join(run.lines[-40:])
+        assert run.leftovers() == []
+    assert any("Timed out" in line or "must answer within" in line for line in run.lines), "\n".join(run.lines[-40:])
+
+
 BROKEN_FILES = {
     "broken line": ('{"prompt": "1 + 1 =", "answer": "2"}\n{"prompt": \n', r"train\.jsonl:2"),
     "empty answer": ('{"prompt": "1 + 1 =", "answer": ""}\n', "answer"),

@@ -8,6 +8,7 @@ TOGETHER = {
     "tests/sandbox/": "sandbox",  # its two services
     "tests/training/test_layouts.py": "tiny",  # layout_results, and vllm_tiny from here on
     "tests/transfer/test_layouts_to_vllm.py": "tiny",
+    "tests/curation/test_answering.py": "tiny",
     "tests/engines/test_pool.py": "tiny",
     "tests/engines/test_update_in_parts.py": "tiny",
     "tests/rollout/test_continuation.py": "tiny",
@@ -16,7 +17,14 @@ TOGETHER = {
 """Users of the same session fixture go to one worker, so that it is started once."""
 APART = ("tests/test_benchmarks.py", "tests/test_train_rl.py", "tests/checkpoint/test_continue.py")
 """Their tests share nothing; the tests of any other file share its module fixtures, and go to one worker."""
-LONGEST_FIRST = ("tests/training/test_layouts.py", "tests/test_kill.py", "tests/test_quickstart.py", "tests/sandbox/")
+LONGEST_FIRST = (
+    "tests/training/test_layouts.py",
+    "tests/test_kill.py",
+    "tests/test_train_rl.py",
+    "tests/test_joined_run.py",
+    "tests/test_quickstart.py",
+    "tests/sandbox/",
+)
 
 
 class Scheduling(LoadScopeScheduling):

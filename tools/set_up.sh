@@ -18,17 +18,19 @@ ldconfig -p | grep 'libnuma\.so\.1' >/dev/null || missing+=(libnuma1)           
 "$python" -c 'import ensurepip' 2>/dev/null || missing+=(python3.11-venv)
 "$python" -c 'import os, sysconfig, sys; sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))' \
   || missing+=(python3.11-dev)                                                     # csrc's bindings include it
-# The sandbox for code prompts needs root anyway: without it these are left out, with a word about it.
+# The sandbox for code prompts and the tests with hosts in network namespaces need root anyway: without it these are
+# left out, with a word about it.
 sandbox=()
 command -v g++ >/dev/null || sandbox+=(g++)
 command -v gcc >/dev/null || sandbox+=(gcc)
+command -v ip >/dev/null || sandbox+=(iproute2)
 command -v bwrap >/dev/null || sandbox+=(bubblewrap)
 command -v crun >/dev/null || sandbox+=(crun)
 ldconfig -p | grep 'libseccomp\.so\.2' >/dev/null || sandbox+=(libseccomp2)
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
   missing+=("${sandbox[@]}")
 elif ((${#sandbox[@]})); then
-  say "the code sandbox will not start: it needs ${sandbox[*]}, and only root with apt-get can install that here"
+  say "the code sandbox and the tests of joining will not start: they need ${sandbox[*]}, and only root with apt-get can install that here"
 fi
 if ((${#missing[@]})); then
   say "installing system packages: ${missing[*]}"

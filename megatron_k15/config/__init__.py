@@ -5,6 +5,7 @@ Defaults follow the report (`§` marks its section) where it gives a number.
 """
 
 from megatron_k15.config.checks import DTYPES
+from megatron_k15.config.join import JoinConfig
 from megatron_k15.config.model import ModelConfig, ParallelConfig
 from megatron_k15.config.prompts import PromptConfig
 from megatron_k15.config.reading import load_config, load_config_of, to_yaml
@@ -21,6 +22,7 @@ __all__ = [
     "Config",
     "EngineConfig",
     "EvaluationConfig",
+    "JoinConfig",
     "MetricsConfig",
     "ModelConfig",
     "ParallelConfig",

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from megatron_k15.config.checks import above_zero, at_least, one_of
+from megatron_k15.config.join import JoinConfig
 from megatron_k15.config.model import ModelConfig, ParallelConfig
 from megatron_k15.config.prompts import PromptConfig
 from megatron_k15.config.reward import RewardConfig, SandboxConfig
@@ -69,6 +70,7 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
+    join: JoinConfig = field(default_factory=JoinConfig)
     transfer: TransferConfig = field(default_factory=TransferConfig)
     colocate: ColocateConfig = field(default_factory=ColocateConfig)
     prompts: PromptConfig = field(default_factory=PromptConfig)
@@ -92,6 +94,11 @@ class Config:
             raise ConfigError(
                 f"colocate.mode={self.colocate.mode} hands weights over in shared memory, from a trainer that has "
                 f"given its own away: set transfer.backend=shared_memory, got {self.transfer.backend}"
+            )
+        if self.join.listen and self.transfer.backend not in ("auto", "shared_memory"):
+            raise ConfigError(
+                "instances that join read the weights from rank 0's shared memory: with join.listen set "
+                f"transfer.backend=shared_memory, got {self.transfer.backend}"
             )
         if self.rollout.continues and self.train.loss_segments == "all" and self.train.importance_correction == "off":
             raise ConfigError(

@@ -1,4 +1,4 @@
-"""HTTP to one vLLM, over a Unix socket: requests out, checked answers in.
+"""HTTP to one vLLM, over a Unix socket or a network: requests out, checked answers in.
 
 Two kinds of failure are told apart: `EngineGone` (the connection failed: the process died or hangs; the request may be
 sent again elsewhere) and `EngineError` (vLLM answered, and the answer is not one that may be used).
@@ -7,7 +7,7 @@ sent again elsewhere) and `EngineError` (vLLM answered, and the answer is not on
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import aiohttp
 
@@ -26,6 +26,7 @@ ENGINE_IS_DEAD = ("EngineCore encountered an issue", "EngineDeadError")
 """What the API server says, with status 500, to requests in flight when its engine core or a worker dies."""
 CONTROL_SECONDS = 600.0
 """Limit of a control call. Long: it waits for the model's present step, and a hung vLLM is found by `Instance`."""
+CONNECT_SECONDS = 10.0
 
 
 class EngineGone(Exception):  # noqa: N818 - a state of the connection, handled by the pool, never shown to a user
@@ -46,16 +47,39 @@ class EngineClient:
             index: of the instance, for messages.
             vocab_size: token ids in answers must be below it.
         """
+        connector = aiohttp.UnixConnector(str(socket_path), limit=0, force_close=True)
+        self._set_up(connector, "http://vllm", {}, index=index, who=f"vLLM {index}", vocab_size=vocab_size)
+
+    @classmethod
+    def over_network(cls, address: str, *, headers: Mapping[str, str], vocab_size: int | None = None) -> Self:
+        """A client of the proxy at `address` (`HOST:PORT`) in front of a vLLM on another machine."""
+        client = cls.__new__(cls)
+        connector = aiohttp.TCPConnector(limit=0, force_close=True)
+        client._set_up(
+            connector, f"http://{address}", headers, index=-1, who=f"vLLM at {address}", vocab_size=vocab_size
+        )
+        return client
+
+    def _set_up(
+        self,
+        connector: aiohttp.BaseConnector,
+        url: str,
+        headers: Mapping[str, str],
+        *,
+        index: int,
+        who: str,
+        vocab_size: int | None,
+    ) -> None:
         self.index = index
-        self._who = f"vLLM {index}"
+        self._url = url
+        self._who = who
         self._vocab_size = vocab_size
         self.engine_is_dead = False
         """True once the API server said that the engine core behind it has died, or does not listen any more."""
         # A connection per call: one kept open may be closed by vLLM (after 5 idle seconds) just as it is used again.
         # No limit: the pool bounds the requests in flight, and control calls must never queue behind them.
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.UnixConnector(str(socket_path), limit=0, force_close=True),
-            timeout=aiohttp.ClientTimeout(total=None),
+            connector=connector, headers=headers, timeout=aiohttp.ClientTimeout(total=None)
         )
 
     async def close(self) -> None:
@@ -170,9 +194,9 @@ class EngineClient:
         limit_seconds: float | None = CONTROL_SECONDS,
     ) -> dict[str, Any]:
         """One call of vLLM's HTTP interface; `path` may hold a query."""
-        timeout = aiohttp.ClientTimeout(total=limit_seconds)
+        timeout = aiohttp.ClientTimeout(total=limit_seconds, sock_connect=CONNECT_SECONDS)
         try:
-            async with self._session.request(method, f"http://vllm{path}", json=body, timeout=timeout) as response:
+            async with self._session.request(method, f"{self._url}{path}", json=body, timeout=timeout) as response:
                 text = await response.text()
                 if response.status == 503 or (response.status == 500 and any(sign in text for sign in ENGINE_IS_DEAD)):
                     self.engine_is_dead = True

@@ -92,6 +92,11 @@ class Instance:
         """Resident memory of the present vLLM's processes."""
         return self._sidecar.resident_bytes() if self._sidecar is not None else 0
 
+    @property
+    def client(self) -> EngineClient | None:
+        """Of the present vLLM; None while there is none that may be asked."""
+        return self._sidecar.client if self.is_ready and self._sidecar is not None else None
+
     async def ready_client(self) -> EngineClient:
         """Wait, through restarts, for a vLLM that has the current weights.
 

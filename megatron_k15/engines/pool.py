@@ -8,19 +8,22 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Self
 
 from megatron_k15.config import EngineConfig
 from megatron_k15.engines.agreement import check_agreement
-from megatron_k15.engines.client import EngineClient, EngineGone, EngineSilent
+from megatron_k15.engines.client import EngineClient, EngineGone
+from megatron_k15.engines.dispatch import Dispatch
 from megatron_k15.engines.instance import Instance
+from megatron_k15.engines.joining.roster import Roster
 from megatron_k15.engines.model_facts import on_cpu, vocab_size
 from megatron_k15.engines.plugin import SHARED_MEMORY_BACKEND
 from megatron_k15.engines.sidecar import OnProgress, Sidecar
 from megatron_k15.engines.types import EngineStats, GenerateRequest, Generation, WeightUpdate
 from megatron_k15.errors import EngineError
 
-T = TypeVar("T")
+JOIN_PROBE = tuple(range(1, 17))
+"""Tokens whose logprobs show that a joined instance holds the weights it should."""
 
 
 class EnginePool:
@@ -39,6 +42,7 @@ class EnginePool:
         weight_timeout_seconds: float = 300.0,
         gpus: Sequence[Sequence[int]] | None = None,
         colocate: str = "off",
+        roster: Roster | None = None,
     ) -> None:
         """
         Args:
@@ -52,11 +56,11 @@ class EnginePool:
             weight_timeout_seconds: for one vLLM to load a weight version.
             gpus: local GPU numbers of each instance; None leaves the choice to vLLM.
             colocate: `colocate.mode`: how `release` gives memory back.
+            roster: instances on other machines; the pool starts and stops it.
 
         Raises:
             ModelError: model_dir has no readable config.json.
         """
-        self._max_concurrent = max_concurrent
         self._request_timeout_seconds = request_timeout_seconds
         self._weight_timeout_seconds = weight_timeout_seconds
         self._backend = backend
@@ -68,13 +72,11 @@ class EnginePool:
         self._colocate = colocate
         self._released = False
         self._paused = False
-        self._broken: EngineError | None = None
         self._in_parts = False
         """Weights came in parts, straight from the trainers' GPUs: nobody keeps them for a vLLM that starts anew."""
-        self._room = asyncio.Condition()
         self._updating = asyncio.Lock()
         self._restoring = asyncio.Lock()
-        self._counts = {"requests": 0, "prompt_tokens": 0, "generated_tokens": 0, "resent": 0}
+        self._counts = {"requests": 0, "prompt_tokens": 0, "generated_tokens": 0}
         use_cpu, num_token_ids = on_cpu(), vocab_size(model_dir)
         self._on_cpu = use_cpu
 
@@ -97,6 +99,10 @@ class EnginePool:
             Instance(index, config, lambda index=index: sidecar(index), self._prepare)  # type: ignore[misc]
             for index in range(config.num_engines)
         ]
+        self._roster = roster
+        self._dispatch = Dispatch(
+            self._instances, lambda: roster.ready if roster is not None else (), max_concurrent=max_concurrent
+        )
 
     async def start(self, on_progress: OnProgress = lambda text: None) -> None:
         """Start all instances at once. `on_progress` is told about once a second what is waited for, here and at
@@ -108,14 +114,18 @@ class EnginePool:
         self._on_progress = on_progress
         try:
             await asyncio.gather(*(instance.start() for instance in self._instances))
+            if self._roster is not None and not self._roster.is_open:
+                await self._roster.start(check=self._check_joined, on_ready=self._dispatch.wake)
         except BaseException:
             await self.stop()
             raise
 
     async def stop(self) -> None:
         """Stop all instances. Requests in flight fail with EngineError. May be called twice."""
+        if self._roster is not None:
+            await self._roster.stop()
         await asyncio.gather(*(instance.stop() for instance in self._instances))
-        await self._wake()
+        await self._dispatch.wake()
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -137,13 +147,17 @@ class EnginePool:
         return tuple(pid for instance in self._instances for pid in instance.pids)
 
     def stats(self) -> EngineStats:
+        joined = self._roster.ready if self._roster is not None else []
         return EngineStats(
             num_requests=self._counts["requests"],
             num_prompt_tokens=self._counts["prompt_tokens"],
             num_generated_tokens=self._counts["generated_tokens"],
-            num_resent=self._counts["resent"],
+            num_resent=self._dispatch.num_resent,
             num_restarts=self.restarts,
-            num_in_flight=sum(instance.num_in_flight for instance in self._instances),
+            num_in_flight=sum(own.num_in_flight for own in self._instances)
+            + sum(other.num_in_flight for other in joined),
+            num_joined=len(joined),
+            num_answered_by_joined=self._dispatch.num_answered_by_joined,
         )
 
     async def generate(self, request: GenerateRequest) -> Generation:
@@ -154,7 +168,7 @@ class EnginePool:
         """
         self._counts["requests"] += 1
         self._counts["prompt_tokens"] += len(request.token_ids)
-        generation = await self._on_any_instance(lambda client: client.generate(request, self._request_timeout_seconds))
+        generation = await self._dispatch.on_any(lambda client: client.generate(request, self._request_timeout_seconds))
         self._counts["generated_tokens"] += len(generation.token_ids)
         return generation
 
@@ -167,7 +181,7 @@ class EnginePool:
 
         async def one_instance(instance: Instance) -> list[tuple[float, ...]]:
             async def one(sequence: Sequence[int]) -> tuple[float, ...]:
-                return await self._on_instance(
+                return await self._dispatch.on(
                     instance, lambda client: client.prompt_logprobs(sequence, self._request_timeout_seconds)
                 )
 
@@ -202,15 +216,20 @@ class EnginePool:
         update = WeightUpdate(info=dict(update_info), version=version)
         async with self._updating:
             self._update, self._awaiting_update = update, False
+            if self._roster is not None:
+                await self._roster.follow(update)
             try:
                 await self._on_all(f"weight version {version}", lambda client: self._load(client, update))
             except EngineError as error:
-                self._broken, self._awaiting_update = error, True
-                await self._wake()
+                self._dispatch.error, self._awaiting_update = error, True
+                await self._hold_joined()
+                await self._dispatch.wake()
                 raise
-            self._broken = None
+            self._dispatch.error = None
             if not self._paused:
                 await self._on_all("resume", lambda client: client.resume())
+            if self._roster is not None:
+                await self._roster.wait_for_loads()
 
     async def open_transfer(self, init_infos: Sequence[Mapping[str, object]]) -> None:
         """Let every instance meet the trainers, each with its own `init_infos` entry; for updates in parts."""
@@ -241,7 +260,7 @@ class EnginePool:
     async def finish_update(self, version: int) -> None:
         limit = self._weight_timeout_seconds
         await self._on_all_or_break(f"weight version {version}", lambda client: client.finish_update(version, limit))
-        self._awaiting_update, self._broken = False, None
+        self._awaiting_update, self._dispatch.error = False, None
         if not self._paused:
             await self._on_all("resume", lambda client: client.resume())
 
@@ -249,8 +268,8 @@ class EnginePool:
         try:
             await self._on_all(what, call)
         except EngineError as error:
-            self._broken = error
-            await self._wake()
+            self._dispatch.error = error
+            await self._dispatch.wake()
             raise
 
     @property
@@ -261,6 +280,7 @@ class EnginePool:
     async def release(self) -> None:
         """Give the memory of weights and KV cache back, as `colocate.mode` says. Nothing may be in flight."""
         self._released = self._awaiting_update = True
+        await self._hold_joined()
         if self._colocate == "restart":
             await asyncio.gather(*(instance.shut_down() for instance in self._instances))
         else:
@@ -287,16 +307,22 @@ class EnginePool:
         """Stop sampling. `keep` freezes requests in flight until `resume`."""
         self._paused = True
         await self._on_all("pause", lambda client: client.pause(mode))
+        if self._roster is not None:
+            await self._roster.pause(mode)
 
     async def resume(self) -> None:
-        if self._broken is not None:
-            raise self._broken
+        if self._dispatch.error is not None:
+            raise self._dispatch.error
         self._paused = False
         await self._on_all("resume", lambda client: client.resume())
+        if self._roster is not None:
+            await self._roster.resume()
 
     async def abort(self) -> None:
         """End all requests in flight: they return what they have, finish reason `aborted`."""
         await self._on_all("abort", lambda client: client.abort_all())
+        if self._roster is not None:
+            await self._roster.abort()
 
     async def _prepare(self, client: EngineClient) -> None:
         """Bring a fresh vLLM to where the others are: current weights, paused or not."""
@@ -354,47 +380,15 @@ class EnginePool:
             if isinstance(result, BaseException):
                 raise result
 
-    async def _on_any_instance(self, call: Callable[[EngineClient], Awaitable[T]]) -> T:
-        while True:
-            instance = await self._claim()
-            try:
-                return await self._attempt(instance, call)
-            except EngineGone:
-                self._counts["resent"] += 1
-            finally:
-                instance.num_in_flight -= 1
-                await self._wake()
+    async def _hold_joined(self) -> None:
+        if self._roster is not None:
+            await self._roster.hold()
 
-    async def _on_instance(self, instance: Instance, call: Callable[[EngineClient], Awaitable[T]]) -> T:
-        while True:
-            try:
-                return await self._attempt(instance, call)
-            except EngineGone:
-                self._counts["resent"] += 1
-
-    async def _attempt(self, instance: Instance, call: Callable[[EngineClient], Awaitable[T]]) -> T:
-        client = await instance.ready_client()
-        try:
-            return await call(client)
-        except EngineSilent as error:
-            raise EngineError(f"{error}, the limit of one request (rollout.request_timeout_seconds)") from error
-        except EngineGone:
-            instance.suspect(client)
-            raise
-
-    async def _claim(self) -> Instance:
-        """The ready instance with the fewest requests; waits for a free place."""
-        async with self._room:
-            while True:
-                if error := self._broken or next((i.error for i in self._instances if i.error is not None), None):
-                    raise error
-                free = [instance for instance in self._instances if instance.num_in_flight < self._max_concurrent]
-                if free:
-                    best = min(free, key=lambda instance: (not instance.is_ready, instance.num_in_flight))
-                    best.num_in_flight += 1
-                    return best
-                await self._room.wait()
-
-    async def _wake(self) -> None:
-        async with self._room:
-            self._room.notify_all()
+    async def _check_joined(self, client: EngineClient, update: WeightUpdate) -> None:
+        """Does a joined instance compute what ours compute? Nothing is said where ours have gone on meanwhile."""
+        theirs = await client.prompt_logprobs(JOIN_PROBE, self._request_timeout_seconds)
+        ours = await self._dispatch.on(
+            self._instances[0], lambda own: own.prompt_logprobs(JOIN_PROBE, self._request_timeout_seconds)
+        )
+        if self._update is update and not self._awaiting_update:
+            check_agreement([ours], [theirs], client.index)

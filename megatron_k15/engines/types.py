@@ -75,3 +75,7 @@ class EngineStats:
     """Requests sent again because their vLLM died."""
     num_restarts: int
     num_in_flight: int
+    num_joined: int = 0
+    """Ready instances of other machines."""
+    num_answered_by_joined: int = 0
+    """Requests that they answered."""

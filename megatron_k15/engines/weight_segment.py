@@ -180,6 +180,10 @@ class WeightSegment:
             self._tensors[hf_name] = flat.view(slot.shape)
         return self._tensors[hf_name]
 
+    def body(self) -> memoryview:
+        """All bytes behind the header, writable: tensors and the padding between them."""
+        return memoryview(self._memory)[HEADER_BYTES:]
+
     def begin(self, version: int) -> None:
         """Mark the segment as being written. Called before the first tensor of `version` is written."""
         self._write_header(state=WRITING, version=version)

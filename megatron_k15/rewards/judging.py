@@ -77,12 +77,22 @@ def _nothing() -> None:
 
 
 def _math(job: Job) -> bool:
-    from math_verify import parse, verify
+    from math_verify import verify
+
+    return verify(_parsed_reference(job["reference"]), _parsed(job["given"]), timeout_seconds=None)
+
+
+@lru_cache(maxsize=256)
+def _parsed_reference(answer: str) -> list[Any]:
+    """Once for all the answers to its problem."""
+    return _parsed(answer)
+
+
+def _parsed(answer: str) -> list[Any]:
+    from math_verify import parse
 
     # Timeouts off: the pool's own limit kills this process, which also ends what ignores an alarm.
-    reference = parse(_formula(job["reference"]), parsing_timeout=None)
-    given = parse(_formula(job["given"]), parsing_timeout=None)
-    return verify(reference, given, timeout_seconds=None)
+    return parse(_formula(answer), parsing_timeout=None)
 
 
 def _formula(answer: str) -> str:

@@ -10,7 +10,7 @@ from megatron_k15.config import RewardConfig, SandboxConfig
 from megatron_k15.errors import RewardError
 from megatron_k15.rewards.answers import extract_answer
 from megatron_k15.rewards.code import CodeJudge
-from megatron_k15.rewards.math_equality import exactly_equal
+from megatron_k15.rewards.math_rule import MathRule
 from megatron_k15.rewards.terms import JudgedGroup, Term, reward_terms
 from megatron_k15.rewards.workers import WorkerPool
 from megatron_k15.sandbox.fenced_program import extract_program
@@ -39,6 +39,7 @@ class Scorer:
         self._config = config
         self._terms = {**reward_terms(config), **(extra_terms or {})}
         self._pool = WorkerPool(config.num_workers, config.timeout_seconds)
+        self._math = MathRule(self._pool)
         self._code = CodeJudge(sandbox or SandboxConfig(), sandbox_log)
 
     def __enter__(self) -> Self:
@@ -111,10 +112,7 @@ class Scorer:
             return False
         reference = prompt.answer.strip()
         if prompt.task == "math":
-            decided = exactly_equal(answer, reference)
-            if decided is not None:
-                return decided
-            return await self._pool.judge({"kind": "math", "given": answer, "reference": reference})
+            return await self._math.judge_answer(answer, reference)
         if prompt.task.startswith(GYM_PREFIX):
             if answer == reference:
                 return True

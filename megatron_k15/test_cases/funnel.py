@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.table import Table
 
 from megatron_k15.errors import DataError
+from megatron_k15.json_lines import read_appended, write_whole
 from megatron_k15.sandbox.errors import SandboxError
 from megatron_k15.test_cases.generation import Generation
 from megatron_k15.test_cases.generators import EndpointError
@@ -60,15 +61,9 @@ def run_funnel(
 
 
 def _read_results(path: Path) -> dict[str, Outcome]:
-    """The newest outcome of each problem. A last line that was cut off by a crash is dropped from the file."""
-    if not path.exists():
-        return {}
-    text = path.read_text(encoding="utf-8")
-    whole = text[: text.rfind("\n") + 1]
-    if whole != text:
-        path.write_text(whole, encoding="utf-8")
+    """The newest outcome of each problem."""
     try:
-        outcomes = [Outcome.from_json(json.loads(line)) for line in whole.splitlines()]
+        outcomes = [Outcome.from_json(row) for row in read_appended(path)]
     except (ValueError, TypeError) as error:
         raise DataError(f"{path} must hold results of this program; {error}. Name another --output") from error
     return {outcome.id: outcome for outcome in outcomes}
@@ -81,11 +76,8 @@ def _write_sets(output_dir: Path, outcomes: Iterable[Outcome]) -> None:
         for outcome in outcomes
         if outcome.prompt is None
     ]
-    for name, rows in ((KEPT, kept), (DROPPED, dropped)):
-        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        # Renamed into place: nobody reads half a set.
-        (output_dir / f"{name}.new").write_text(text, encoding="utf-8")
-        (output_dir / f"{name}.new").rename(output_dir / name)
+    write_whole(output_dir / KEPT, kept)
+    write_whole(output_dir / DROPPED, dropped)
 
 
 def funnel_table(outcomes: Sequence[Outcome]) -> Table:

@@ -167,12 +167,14 @@ def test_code_in_an_answer_is_not_run(scorer: Scorer, tmp_path: Path, task: str)
 
 def test_a_killed_worker_is_replaced_and_its_job_done_again() -> None:
     others = workers()
+    nested = prompt(r"\sqrt{7+4\sqrt{3}}")
 
     async def score_and_kill(scorer: Scorer) -> Group:
-        await scorer.score(prompt("x"), [trajectory(r"\boxed{y}")], 0)
+        # A nested root: the quick rule leaves it to the worker.
+        await scorer.score(nested, [trajectory(r"\boxed{\sqrt{3}+2}")], 0)
         (worker,) = workers() - others
         os.kill(worker, signal.SIGKILL)
-        return await scorer.score(prompt("x+1"), [trajectory(r"\boxed{1+x}")], 0)
+        return await scorer.score(nested, [trajectory(r"\boxed{2+\sqrt{3}}")], 0)
 
     with Scorer(RewardConfig()) as scorer:
         assert run(score_and_kill(scorer)).scores[0].correct

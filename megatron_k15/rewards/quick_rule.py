@@ -1,0 +1,43 @@
+"""Math by rule, the part in this process: plain numbers, then the common written forms; `workers.py` does the rest.
+
+Some microseconds for a plain number, some tens for LaTeX, a few milliseconds for the worst text: `algebra/` gives up
+at its limits (`algebra/undecided.py`). A reference is read once, for all answers to its problem.
+"""
+
+from functools import lru_cache
+
+from megatron_k15.rewards.algebra.comparison import equal
+from megatron_k15.rewards.algebra.forms import Form
+from megatron_k15.rewards.algebra.reading import read
+from megatron_k15.rewards.algebra.undecided import UndecidedError
+from megatron_k15.rewards.math_equality import exactly_equal
+from megatron_k15.rewards.verdicts import Verdict
+
+MAX_ANSWER_CHARACTERS = 8192
+"""A longer answer is wrong, unless it is the reference to the letter: math-verify would spend its whole limit on it."""
+MAX_REFERENCES = 4096
+
+
+def quick_verdict(given: str, reference: str) -> Verdict:
+    """True, False, or None for what only math-verify can tell."""
+    decided = exactly_equal(given, reference)
+    if decided is not None:
+        return decided
+    if len(given) > MAX_ANSWER_CHARACTERS:
+        return False
+    form = reference_form(reference)
+    if form is None:
+        return None
+    try:
+        return equal(read(given), form)
+    except UndecidedError:
+        return None
+
+
+@lru_cache(MAX_REFERENCES)
+def reference_form(reference: str) -> Form | None:
+    """None where it is of no form known here."""
+    try:
+        return read(reference)
+    except UndecidedError:
+        return None
