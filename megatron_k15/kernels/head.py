@@ -19,13 +19,14 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd import Function
 
+from megatron_k15.kernels.fresh_memory import new_memory
 from megatron_k15.kernels.native import operators
 from megatron_k15.kernels.rows import Rows, all_reduce, read_rows
 
 CHUNK_BYTES = {"cpu": 56 << 20, "cuda": 512 << 20}
 """Logits held at a time. On a GPU fewer rows than a thousand or so would leave its matrix units idle."""
 
-MIN_ROWS = {"cpu": 256, "cuda": 512}
+MIN_ROWS = {"cpu": 128, "cuda": 512}
 """Where fewer rows fit into a chunk, the weight would be streamed from memory too often: see `tiles.py`."""
 
 Span = tuple[int, int]
@@ -54,10 +55,10 @@ class HeadPass:
     def __init__(self, head: Head, *, max_rows: int, for_hidden: bool, for_weight: bool) -> None:
         self._head = head
         hidden_NH, weight_VH = head.hidden_NH, head.weight_VH
-        self._logits = hidden_NH.new_empty(min(max_rows, len(hidden_NH)), len(weight_VH))
+        self._logits = new_memory(hidden_NH, min(max_rows, len(hidden_NH)), len(weight_VH))
         self._held: tuple[Span, Rows] | None = None
         self.hidden_gradient_NH = torch.empty_like(hidden_NH) if for_hidden else hidden_NH.new_empty(0)
-        self.weight_gradient_VH = weight_VH.new_empty(weight_VH.shape if for_weight else 0)
+        self.weight_gradient_VH = new_memory(weight_VH, *weight_VH.shape) if for_weight else weight_VH.new_empty(0)
         self._for_hidden, self._for_weight = for_hidden, for_weight
         self._weight_begun = False
 
@@ -155,6 +156,16 @@ def even_spans(first: int, last: int, max_rows: int) -> list[Span]:
 
 def whole_sequence_blocks(bounds: Sequence[int], max_rows: int) -> list[list[Span]]:
     """Blocks of whole sequences: as many as fit into one span, or a single longer one in several spans."""
+    blocks = _filled_blocks(bounds, max_rows)
+    # A small last span makes slow products: fill all alike where that takes no more blocks.
+    longest = max((last - first for first, last in pairwise(bounds)), default=0)
+    even_rows = max(longest, -(-bounds[-1] // max(1, len(blocks))))
+    evener = _filled_blocks(bounds, even_rows) if even_rows < max_rows else blocks
+    return evener if len(evener) == len(blocks) else blocks
+
+
+def _filled_blocks(bounds: Sequence[int], max_rows: int) -> list[list[Span]]:
+    """The same, each block but the last as full as it gets."""
     blocks = []
     start = end = 0
     for first, last in pairwise(bounds):

@@ -11,6 +11,7 @@ Legend: N tokens, V this rank's part of the vocabulary, H hidden, R rows of a sp
 import torch
 from torch import Tensor
 
+from megatron_k15.kernels.fresh_memory import new_memory
 from megatron_k15.kernels.head import Coefficients, Head, Span, Walked, even_spans
 from megatron_k15.kernels.native import operators
 from megatron_k15.kernels.reference import computed_dtype
@@ -29,7 +30,7 @@ class TilePass:
         rows = max((end - start for start, end in self.spans), default=1)
         self.tiles = even_spans(0, width, max(1, limit_bytes * 2 // 3 // (rows * size)))
         widest = max((end - start for start, end in self.tiles), default=0)
-        self._buffer = head.hidden_NH.new_empty(rows * widest)
+        self._buffer = new_memory(head.hidden_NH, rows * widest)
         self._head = head
 
     def read(self, span: Span) -> Rows:
@@ -86,7 +87,9 @@ def walk_tiles(
     entropies_N = torch.cat([rows.entropies_N for rows in read]) if read else empty
     coefficients_N = coefficients((0, len(head.hidden_NH)), logprobs_N)
     hidden_gradient = torch.empty_like(head.hidden_NH) if for_hidden else head.hidden_NH.new_empty(0)
-    weight_gradient = head.weight_VH.new_zeros(head.weight_VH.shape if for_weight else 0)
+    weight_gradient = new_memory(head.weight_VH, *head.weight_VH.shape) if for_weight else head.weight_VH.new_empty(0)
+    if not one.spans:
+        weight_gradient.zero_()
     if for_hidden or for_weight:
         for (start, end), rows in zip(one.spans, read, strict=True):
             part = hidden_gradient[start:end] if for_hidden else hidden_gradient
