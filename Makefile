@@ -25,7 +25,7 @@ lint: $(READY)
 	.venv/bin/mypy
 
 test: setup lint
-	$(PYTHON) -m pytest -n 2 --no-loadscope-reorder $(ARGS)
+	OMP_WAIT_POLICY=passive $(PYTHON) -m pytest -n 2 --no-loadscope-reorder $(ARGS)
 
 clean:
 	rm -rf build .cache runs

@@ -10,7 +10,6 @@ import torch
 
 from megatron_k15.config import EngineConfig
 from megatron_k15.engines.pool import EnginePool
-from megatron_k15.engines.types import GenerateRequest
 from megatron_k15.engines.weight_segment import SegmentLayout, WeightSegment, update_info
 from megatron_k15.event_loop import EventLoopThread
 from tests.workers import Scheduling, sort_by_length
@@ -46,11 +45,17 @@ class TinyVllm:
     def run(self, coroutine: Coroutine[Any, Any, Result], seconds: float = 120.0) -> Result:
         return self.loop.run(coroutine, seconds=seconds, waiting_for="vLLM in a test")
 
-    async def until_sampling(self, count: int) -> None:
-        """Wait until `count` requests are in flight and each has some tokens: one that came later has ended."""
+    async def freeze_under_way(self, count: int) -> None:
+        """With sampling paused and `count` requests sent: let them sample for a moment, and pause again.
+
+        On a busy machine vLLM runs ahead of the server in front of it, by thousands of tokens: nothing that is seen
+        from here says how far it has got."""
         while self.pool.stats().num_in_flight < count:
             await asyncio.sleep(0.01)
-        await self.pool.generate(GenerateRequest(token_ids=(7,), max_tokens=8, ignore_eos=True))
+        await asyncio.sleep(0.3)  # from here into the engine
+        await self.pool.resume()
+        await asyncio.sleep(0.1)
+        await self.pool.pause()
 
     def write(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, Any]:
         """Write and complete a new version in `segment`; returns what `update_weights` takes."""

@@ -32,7 +32,7 @@ def test_a_run_goes_on_when_its_guest_is_unplugged(
     monkeypatch.setenv("K15_JOIN_TOKEN", token)
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    long = ["num_iterations=1000", "rollout.max_response_tokens=90", "join.patience_seconds=2"]
+    long = ["num_iterations=1000", "rollout.max_response_tokens=90", "join.patience_seconds=12"]
     with Host() as host:
         address = f"{host.here}:{_free_port(host.here)}"
         listen = field.replace(SHOWN, address)

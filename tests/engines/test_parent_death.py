@@ -80,7 +80,8 @@ def test_a_killed_parent_leaves_no_process_and_no_shared_memory(tmp_path):
         time.sleep(0.1)
     assert [pid for pid in pids if psutil.pid_exists(pid)] == []
     assert [path for path in ours if path.exists()] == []
-    assert Path(answer["segment"]) in remove_stale_segments()
+    remove_stale_segments()
+    assert not Path(answer["segment"]).exists()
 
     model = LlamaForCausalLM.from_pretrained(model_dir, dtype=torch.float32)
     model.load_state_dict({name: 1.5 * tensor for name, tensor in model.state_dict().items()})

@@ -114,9 +114,11 @@ def test_an_update_in_the_middle_of_a_response_is_seen_in_its_versions_and_its_l
     info = vllm_tiny.write(new)
 
     async def update_while_generating():
+        await vllm_tiny.pool.pause()
         response = asyncio.ensure_future(vllm_tiny.pool.generate(request))
-        await vllm_tiny.until_sampling(1)
+        await vllm_tiny.freeze_under_way(1)
         await vllm_tiny.pool.update_weights(info, vllm_tiny.version)
+        await vllm_tiny.pool.resume()
         return await response
 
     generation = vllm_tiny.run(update_while_generating())
@@ -130,14 +132,20 @@ def test_an_update_in_the_middle_of_a_response_is_seen_in_its_versions_and_its_l
 
 def test_abort_returns_what_there_is(vllm_tiny):
     async def abort_in_the_middle():
+        await vllm_tiny.pool.pause()
         response = asyncio.ensure_future(_generate_all(vllm_tiny, _requests(8, max_tokens=2000)))
-        await vllm_tiny.until_sampling(8)
-        await vllm_tiny.pool.abort()
+        await vllm_tiny.freeze_under_way(8)
+        while not response.done():
+            await vllm_tiny.pool.abort()
+            await asyncio.wait([response], timeout=0.2)
+        await vllm_tiny.pool.resume()
         return await response
 
-    for generation in vllm_tiny.run(abort_in_the_middle()):
+    generations = vllm_tiny.run(abort_in_the_middle())
+    for generation in generations:
         assert generation.finish_reason == "aborted"
-        assert 0 < len(generation.token_ids) == len(generation.logprobs) < 2000
+        assert len(generation.token_ids) == len(generation.logprobs) < 2000
+    assert any(generation.token_ids for generation in generations)
 
 
 def test_pause_holds_requests_until_resume(vllm_tiny):

@@ -13,7 +13,7 @@ from megatron_k15.rollout.stream import ResponseStream
 from megatron_k15.types import Prompt, SampledGroup, Trajectory
 
 PROMPTS = [Prompt(id=f"p{index}", token_ids=(3, 5, 40 + index), text="", answer="") for index in range(2)]
-NUM_TOKENS = 800
+NUM_TOKENS = 1500
 
 
 def _no_text(token_ids: Sequence[int]) -> str:
@@ -33,11 +33,13 @@ def test_weights_change_under_responses_that_are_then_cut_saved_and_finished(vll
 
     async def until_the_cut() -> list[SampledGroup]:
         stream = _stream(vllm_tiny, buffer)
+        await vllm_tiny.pool.pause()
         stream.add(new_groups(PROMPTS, 2, 0))
-        await vllm_tiny.until_sampling(4)
+        await vllm_tiny.freeze_under_way(4)
         await vllm_tiny.pool.update_weights(info, vllm_tiny.version)
-        await vllm_tiny.until_sampling(4)
+        await vllm_tiny.freeze_under_way(4)
         groups = await stream.cut(1)
+        await vllm_tiny.pool.resume()
         # Sampling goes on after a cut; here the run dies.
         await stream.close()
         return groups

@@ -5,11 +5,13 @@ roster watches who comes and who falls silent. Nothing here makes the pool wait.
 """
 
 import asyncio
+import contextlib
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from megatron_k15.config import EngineConfig, JoinConfig
 from megatron_k15.engines.client import EngineClient
@@ -150,22 +152,20 @@ class Roster:
             await asyncio.sleep(WATCH_SECONDS)
 
     async def _look(self) -> None:
-        found = await self._store.read("members/")
+        found = _members(await self._store.read("members/"))
         now = time.time()
-        heard = {
-            str(value["id"]): value for value in found.values() if now - value["heard"] < self._config.patience_seconds
-        }
+        heard = {id: member for id, (member, when) in found.items() if now - when < self._config.patience_seconds}
         for id, joined in list(self._members.items()):
             if id not in heard:
-                left = f"members/{id}" not in found
-                await joined.drop("it left" if left else f"silent for {self._config.patience_seconds:g} s")
+                silent = id in found
+                await joined.drop(f"silent for {self._config.patience_seconds:g} s" if silent else "it left")
                 del self._members[id]
             elif joined.gone:
                 del self._members[id]
                 self._dropped[id] = time.monotonic()
-        for id, value in heard.items():
+        for id, member in heard.items():
             if time.monotonic() - self._dropped.get(id, -math.inf) > self._config.patience_seconds:
-                await self._meet(id, Member.from_json(value))
+                await self._meet(id, member)
         await asyncio.gather(*(joined.check(CHECK_SECONDS) for joined in self.present))
 
     async def _meet(self, id: str, member: Member) -> None:
@@ -181,3 +181,13 @@ class Roster:
         logger.warning("vLLM at %s joins", member.address)
         if self._update is not None:
             self._load(joined)
+
+
+def _members(found: Mapping[str, Any]) -> dict[str, tuple[Member, float]]:
+    """Id → member, and when it was heard of. An etcd may hold what others put there: that is nobody."""
+    members = {}
+    for value in found.values():
+        with contextlib.suppress(KeyError, TypeError, ValueError):
+            member = Member.from_json(value)
+            members[member.id] = member, float(value["heard"])
+    return members

@@ -14,7 +14,7 @@ import torch.distributed as dist
 
 from megatron_k15.config import JoinConfig
 from megatron_k15.engines.joining.metadata import C10dMetadata
-from megatron_k15.engines.joining.roster import Roster
+from megatron_k15.engines.joining.roster import Roster, _members
 from megatron_k15.engines.pool import EnginePool
 from megatron_k15.engines.types import GenerateRequest
 from megatron_k15.event_loop import EventLoopThread
@@ -24,7 +24,8 @@ from tests.engines.joining.hosts import Host
 
 TOKEN = "a-secret-of-the-tests-0123456789"
 NUM_TOKENS = 600
-PATIENCE_SECONDS = 3.0
+PATIENCE_SECONDS = 12.0
+"""On a busy machine seconds pass between two signs of life."""
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +74,7 @@ def tiny(
             if serving is not None:
                 serving.terminate()
                 assert serving.wait(60) == 0, (folder / "serve.log").read_text()[-2000:]
+                loop.run(_until(lambda: not roster.present, 5.0), seconds=10, waiting_for="the guest to leave")
             loop.run(pool.stop(), seconds=60, waiting_for="vLLM to stop")
             tiny.segment.close()
             tiny.segment.unlink()
@@ -116,6 +118,12 @@ def _check_logprobs(tiny: TinyVllm, generations, weights: dict[str, torch.Tensor
             logprobs = torch.log_softmax(model(ids).logits[0, 2:-1], -1)
         expected = logprobs.gather(1, ids[0, 3:, None])[:, 0]
         torch.testing.assert_close(torch.tensor(generation.logprobs), expected, atol=1e-3, rtol=0)
+
+
+def test_what_others_put_into_the_store_is_nobody() -> None:
+    good = {"id": "a", "life": 0, "address": "h:1", "heard": 5.0}
+    found = {"members/a": good, "members/b": {"id": "b"}, "members/c": {**good, "address": "no port"}, "members/d": []}
+    assert list(_members(found)) == ["a"]
 
 
 def test_an_instance_joins_works_is_unplugged_and_comes_back(tiny: TinyVllm, roster: Roster, host: Host) -> None:
