@@ -68,18 +68,17 @@ class RunningService:
             "children of the server": [child.pid for child in self.server.children(recursive=True)],
             "processes in its cgroups": [(path / "cgroup.procs").read_text() for path in groups],
             "cgroups": groups,
-            "mounts of the host": _mounts_of_the_host(),
-            "mounts of the server": (server / "mountinfo").read_text(),
+            "mounts of the host": _mounts(Path("/proc/self")),
+            "mounts of the server": _mounts(server),
             "descriptors of the server": _descriptors(server),
             "files of the slot's user": [path for path in _shared_places() if _owner(path) == self.uid],
             "System V objects": [Path("/proc/sysvipc", kind).read_text() for kind in ("shm", "sem", "msg")],
         }
 
 
-def _mounts_of_the_host() -> list[str]:
+def _mounts(process: Path) -> list[str]:
     """Without named network namespaces: other tests make hosts of them."""
-    lines = Path("/proc/self/mountinfo").read_text().splitlines()
-    return [line for line in lines if "/run/netns" not in line]
+    return [line for line in (process / "mountinfo").read_text().splitlines() if "/run/netns" not in line]
 
 
 def _descriptors(process: Path) -> list[str]:
