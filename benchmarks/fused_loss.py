@@ -20,15 +20,13 @@ Prints one JSON line. `python benchmarks/fused_loss.py [--size large] [--dtype b
 """
 
 import argparse
-import ctypes
-import gc
 import json
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from resident import peak_growth_bytes
 from rounds import machine, medians, ratio, timed_rounds
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
@@ -151,18 +149,8 @@ def steps_of(problem: Problem, names: list[str]) -> dict[str, Callable[[], None]
 def peak_mib(problem: Problem, step: Callable[[], None]) -> float:
     """Resident memory at the peak of one step, beyond that before it and the two gradients, in MiB."""
     problem.clear()
-    gc.collect()
-    ctypes.CDLL("libc.so.6").malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts again from the present size
-    before = _resident_bytes("VmRSS")
-    step()
     gradients = sum(value.numel() * value.element_size() for value in (problem.hidden, problem.weight))
-    return round((_resident_bytes("VmHWM") - before - gradients) / 2**20, 1)
-
-
-def _resident_bytes(field: str) -> int:
-    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field + ":"))
-    return int(line.split()[1]) * 1024
+    return round((peak_growth_bytes(step) - gradients) / 2**20, 1)
 
 
 def _installed(names: list[str]) -> list[str]:

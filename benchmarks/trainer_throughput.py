@@ -4,11 +4,12 @@ Both sides, on SmolLM2-135M, one process, the same threads and dtype: forward an
 norm clipped, one step of fused AdamW. Tokens are those of the sequences, padding and shared prompts not counted twice
 or less: a sequence of n tokens counts n on both sides.
 
-Two sets: `mixed`, sequences of 32 to 256 tokens, each with a prompt of its own; `shared`, 16 prompts with 8 responses
+Two sets: `mixed`, sequences of 32 to 256 tokens, each with a prompt of its own; `shared`, 4 prompts with 4 responses
 each, where the trainer computes a prompt once. In both the loss is over the responses.
 
 Baseline: transformers with sdpa attention, right padding, logits at every position, batches of --transformers-batch
-sequences in the order given. `ratio` is trainer over transformers: above 1 the trainer is faster. Prints one JSON line.
+sequences in the order given. `ratio` is trainer over transformers: above 1 the trainer is faster. `peak_mib` is by how much
+resident memory rises in one more step. Prints one JSON line.
 `python benchmarks/trainer_throughput.py [--dtype bf16] [--kernels reference] [--repeats N]`
 """
 
@@ -20,6 +21,7 @@ import sys
 from collections.abc import Sequence
 
 from plain_transformers import PlainTransformers
+from resident import peak_growth_bytes
 from rounds import Step, machine, medians, ratio, timed_rounds
 
 from megatron_k15.config import ParallelConfig, TrainConfig
@@ -42,9 +44,9 @@ def main() -> None:
     parser.add_argument("--dtype", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--kernels", choices=("fused", "reference"), default="fused")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--num-sequences", type=int, default=32, help="in `mixed`")
-    parser.add_argument("--num-prompts", type=int, default=16, help="in `shared`")
-    parser.add_argument("--responses-per-prompt", type=int, default=8, help="in `shared`")
+    parser.add_argument("--num-sequences", type=int, default=16, help="in `mixed`")
+    parser.add_argument("--num-prompts", type=int, default=4, help="in `shared`")
+    parser.add_argument("--responses-per-prompt", type=int, default=4, help="in `shared`")
     parser.add_argument("--transformers-batch", type=int, default=8)
     arguments = parser.parse_args()
     with contextlib.redirect_stdout(sys.stderr), initialize(ParallelConfig(), seed=0) as context:
@@ -93,6 +95,10 @@ def _compare(
         "ratio": ratio(records, "transformers", "trainer"),
         "tokens_per_second": {name: round(num_tokens / value, 1) for name, value in seconds.items()},
         "seconds": seconds,
+        "peak_mib": {
+            "trainer": round(peak_growth_bytes(lambda: trainer.update([sequences])) / 2**20),
+            "transformers": round(peak_growth_bytes(plain_step) / 2**20),
+        },
         "num_sequences": len(sequences),
         "num_tokens": num_tokens,
     }
