@@ -8,8 +8,8 @@ Two sets: `mixed`, sequences of 32 to 256 tokens, each with a prompt of its own;
 each, where the trainer computes a prompt once. In both the loss is over the responses.
 
 Baseline: transformers with sdpa attention, right padding, logits at every position, batches of --transformers-batch
-sequences in the order given. `ratio` is trainer over transformers: above 1 the trainer is faster. `peak_mib` is by how much
-resident memory rises in one more step. Prints one JSON line.
+sequences in the order given. `ratio` is trainer over transformers: above 1 the trainer is faster. `peak_mib` is by how
+much resident memory rises in one more step. Prints one JSON line.
 `python benchmarks/trainer_throughput.py [--dtype bf16] [--kernels reference] [--repeats N]`
 """
 

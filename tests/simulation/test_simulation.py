@@ -97,3 +97,32 @@ def test_lengths_follow_their_distribution_and_its_limits() -> None:
     assert statistics.median(drawn) == pytest.approx(55, rel=0.15)
     with pytest.raises(ConfigError, match="share in"):
         LengthDistribution(median_tokens=50, sigma=0.8, max_tokens=400, share_at_max=1.5)
+
+
+class Drawn:
+    """Lengths in a given order."""
+
+    max_tokens = 100
+
+    def __init__(self, *lengths: int) -> None:
+        self._left = list(lengths)
+
+    def draw(self, rng: random.Random) -> int:
+        return self._left.pop(0)
+
+
+def test_a_response_that_ended_earlier_is_not_trained_on() -> None:
+    """Of the first group, 10 tokens end in the first iteration and 60 in the second: the second trains on the latter,
+    and on a second group of 5 and 5."""
+    setup = Setup(
+        prompts_per_iteration=1,
+        responses_per_prompt=2,
+        prompt_tokens=4,
+        lengths=Drawn(10, 60, 5, 5),  # type: ignore[arg-type]
+        budget_tokens=50,
+        max_concurrent=64,
+    )
+    first, second = simulate(setup, SPEEDS, num_iterations=2)
+    assert (first.complete_groups, first.train_seconds) == (0, 0.0)
+    assert second.complete_groups == 2
+    assert second.train_seconds == pytest.approx(1.0 + (4 + 60 + 2 * (4 + 5)) * 0.01)
