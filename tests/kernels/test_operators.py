@@ -160,3 +160,12 @@ def test_a_part_of_minus_infinities_adds_nothing(operators: Any) -> None:
     x = torch.full((1, 40), -torch.inf)
     found = operators.softmax_statistics(x, torch.tensor([-1]), 1.0, True)
     assert found[:, 0].tolist() == [-torch.inf, 0.0, 0.0, 0.0]
+
+
+def test_small_probabilities_keep_their_digits(operators: Any) -> None:
+    """Columns from 0 down to -80: each probability to five digits of its own, against fp64."""
+    x, columns = torch.linspace(-80, 0, 161)[None], torch.tensor([-1])
+    found = operators.softmax_statistics(x, columns, 1.0, False)
+    inputs = (columns, 1.0, found[0].contiguous(), found[1].contiguous(), torch.ones(1))
+    gradient = operators.logit_gradient(x, *inputs)
+    torch.testing.assert_close(gradient.double(), -x.double().softmax(-1), rtol=5e-6, atol=0)

@@ -47,13 +47,14 @@ def test_odd_answers_duplicates_and_disagreement_are_named() -> None:
     said: list[str] = []
     watch = RewardWatch(said.append)
     texts = ["\\boxed{1} \\boxed{2}", "so <answer>1</answer> or <answer>2</answer>"]
-    values = watch.look(
-        [_group("a", texts, 0.5), _group("b", ["0" * 40, "same"], 0.5), _group("c", ["same", "same"], 0.5)]
-    )
+    groups = [_group("a", texts, 0.5), _group("b", ["0" * 40, "same"], 0.5), _group("c", ["same", "same"], 0.5)]
+    values = watch.look(groups)
     assert values["several_answers"] == 2 / 6
     assert values["repeated_characters"] == 1 / 6
     assert values["duplicates"] == 3 / 6, "given to two problems, three times"
     assert [line.split(" is ")[0].split("watch: ")[1] for line in said] == ["several answers", "duplicates"]
+    watch.look(groups)
+    assert len(said) == 2, "each once, while it lasts"
     values = watch.look([_group("a", ["x"], 0.5)], num_asked=10, num_parted=5)
     assert values["disagreement"] == 0.5
     assert "disagreement is 0.50, above 0.2" in said[-1]
