@@ -131,10 +131,13 @@ def test_an_update_in_the_middle_of_a_response_is_seen_in_its_versions_and_its_l
 
 
 def test_abort_returns_what_there_is(vllm_tiny):
+    """More than vLLM samples before it is seen to be paused, on however fast a machine: some responses are finished
+    then, some are under way, and some may not have begun."""
+
     async def abort_in_the_middle():
         await vllm_tiny.pool.pause()
-        response = asyncio.ensure_future(_generate_all(vllm_tiny, _requests(8, max_tokens=2000)))
-        await vllm_tiny.freeze_under_way(8)
+        response = asyncio.ensure_future(_generate_all(vllm_tiny, _requests(64, max_tokens=2000)))
+        await vllm_tiny.freeze_under_way(64)
         while not response.done():
             await vllm_tiny.pool.abort()
             await asyncio.wait([response], timeout=0.2)
@@ -142,10 +145,11 @@ def test_abort_returns_what_there_is(vllm_tiny):
         return await response
 
     generations = vllm_tiny.run(abort_in_the_middle())
-    for generation in generations:
-        assert generation.finish_reason == "aborted"
-        assert len(generation.token_ids) == len(generation.logprobs) < 2000
-    assert any(generation.token_ids for generation in generations)
+    aborted = [generation for generation in generations if generation.finish_reason == "aborted"]
+    assert all(len(generation.token_ids) == len(generation.logprobs) < 2000 for generation in aborted)
+    assert any(generation.token_ids for generation in aborted)
+    finished = [generation for generation in generations if generation.finish_reason != "aborted"]
+    assert all((g.finish_reason, len(g.token_ids)) == ("length", 2000) for g in finished)
 
 
 def test_pause_holds_requests_until_resume(vllm_tiny):
