@@ -18,7 +18,7 @@ from megatron_k15.offload.stores import FileStore, PinnedStore
 from megatron_k15.offload.swap import NewStore, Swap
 from megatron_k15.parallel.context import ParallelContext
 from megatron_k15.parallel.platform import resolve_dtype
-from megatron_k15.training.trainer import Trainer
+from megatron_k15.training.policy_trainer import PolicyTrainer
 from megatron_k15.training_worker import TrainingWorker
 from megatron_k15.transfer.publisher import Publisher
 from megatron_k15.transfer.vllm_sender import VllmSender
@@ -60,7 +60,7 @@ def build_worker(
     dtype = resolve_dtype(config.model.dtype)
     chunks = build_policy(architecture, context, dtype=dtype, recompute=config.train.recompute)
     load_hf_weights(chunks, HfWeights.open(model_dir, architecture), architecture, context)
-    trainer = Trainer(
+    trainer = PolicyTrainer(
         config.train,
         context,
         architecture,

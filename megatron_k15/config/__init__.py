@@ -15,6 +15,7 @@ from megatron_k15.config.rollout import EngineConfig, RolloutConfig
 from megatron_k15.config.run import CheckpointConfig, Config, EvaluationConfig, MetricsConfig
 from megatron_k15.config.train import TrainConfig
 from megatron_k15.config.transfer import ColocateConfig, TransferConfig
+from megatron_k15.config.update import UpdateConfig
 
 __all__ = [
     "DTYPES",
@@ -34,6 +35,7 @@ __all__ = [
     "SandboxConfig",
     "TrainConfig",
     "TransferConfig",
+    "UpdateConfig",
     "load_config",
     "load_config_of",
     "to_yaml",
