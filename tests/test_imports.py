@@ -32,7 +32,7 @@ LEVELS = [
     {"checkpoint"},
     {"engines", "models"},
     {"offload", "parallel", "kernels", "sandbox"},
-    {"json_lines"},
+    {"json_lines", "rows"},
     {"config", "types", "errors"},
 ]
 FLOW_ROOMS = {"prompts", "rollout", "rewards", "replay", "training", "transfer"}
