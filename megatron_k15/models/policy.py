@@ -21,6 +21,7 @@ from megatron_k15.models.layer_specs import block_spec, uses_transformer_engine
 from megatron_k15.models.mapping import check_split
 from megatron_k15.models.packed_tokens import PackedTokens
 from megatron_k15.models.rotary import angles, inverse_frequencies
+from megatron_k15.models.slices import mark_split_parameters
 from megatron_k15.parallel.context import ParallelContext
 from megatron_k15.parallel.platform import DTYPES
 
@@ -143,6 +144,7 @@ def build_policy(
             vp_stage=index if parallel.virtual_pipeline_parallel_size else None,
         )
         chunks.append(chunk.to(context.platform.device))
+    mark_split_parameters(chunks, architecture)
     return chunks
 
 
