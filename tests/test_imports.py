@@ -7,18 +7,19 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parents[1] / "megatron_k15"
 
 LEVELS = [
-    {"train_rl"},
-    {"leader_parts"},
+    {"train_rl", "train_sft"},
+    {"leader_parts", "offline"},
     {"master"},
     {"evaluation", "rollout_phase"},
     {"parts"},
-    {"colocate"},
-    {"weight_sync", "trainer_parts", "reward_parts", "iteration_metrics", "plan"},
+    {"colocate", "rl_plan", "stage_plan"},
+    {"weight_sync", "trainer_parts", "reward_parts", "iteration_metrics", "plan", "stage_parts", "packed_stream"},
     {"trainer_group"},
-    {"training_worker"},
+    {"training_worker", "loaded_policy"},
     {"curation"},
     {
         "prompts",
+        "data",
         "rollout",
         "rewards",
         "replay",
@@ -33,9 +34,10 @@ LEVELS = [
     {"engines", "models"},
     {"offload", "parallel", "kernels", "sandbox"},
     {"json_lines", "rows"},
+    {"program"},
     {"config", "types", "errors"},
 ]
-FLOW_ROOMS = {"prompts", "rollout", "rewards", "replay", "training", "transfer"}
+FLOW_ROOMS = {"prompts", "data", "rollout", "rewards", "replay", "training", "transfer"}
 FOREIGN = {"vllm": {"engines"}, "megatron": {"parallel", "models", "training", "checkpoint", "transfer"}}
 
 

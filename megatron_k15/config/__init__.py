@@ -7,12 +7,15 @@ Defaults follow the report (`§` marks its section) where it gives a number.
 from megatron_k15.config.checks import DTYPES
 from megatron_k15.config.join import JoinConfig
 from megatron_k15.config.model import ModelConfig, ParallelConfig
+from megatron_k15.config.phases import DataConfig, PackedPhaseConfig, PhaseConfig
 from megatron_k15.config.prompts import PromptConfig
 from megatron_k15.config.reading import load_config, load_config_of, to_yaml
 from megatron_k15.config.reward import RewardConfig, SandboxConfig
 from megatron_k15.config.reward_model import RewardModelConfig
 from megatron_k15.config.rollout import EngineConfig, RolloutConfig
 from megatron_k15.config.run import CheckpointConfig, Config, EvaluationConfig, MetricsConfig
+from megatron_k15.config.sft import SftConfig
+from megatron_k15.config.stage import StageConfig
 from megatron_k15.config.train import TrainConfig
 from megatron_k15.config.transfer import ColocateConfig, TransferConfig
 from megatron_k15.config.update import UpdateConfig
@@ -22,17 +25,22 @@ __all__ = [
     "CheckpointConfig",
     "ColocateConfig",
     "Config",
+    "DataConfig",
     "EngineConfig",
     "EvaluationConfig",
     "JoinConfig",
     "MetricsConfig",
     "ModelConfig",
+    "PackedPhaseConfig",
     "ParallelConfig",
+    "PhaseConfig",
     "PromptConfig",
     "RewardConfig",
     "RewardModelConfig",
     "RolloutConfig",
     "SandboxConfig",
+    "SftConfig",
+    "StageConfig",
     "TrainConfig",
     "TransferConfig",
     "UpdateConfig",
