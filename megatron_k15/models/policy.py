@@ -1,6 +1,7 @@
 """The policy π_θ: megatron-core's GPTModel over packed sequences, from tokens to hidden states.
 
-The head is applied by the training room, which needs it at response positions only.
+The head is applied by the training room, which needs it at response positions only. A reward model is the same with
+another head: one row, which every tensor rank holds whole.
 """
 
 from typing import Any
@@ -51,12 +52,15 @@ class PolicyModel(GPTModel):
             max_sequence_length=architecture.max_positions,
             pre_process=pre_process,
             post_process=post_process,
-            share_embeddings_and_output_weights=architecture.tied_embeddings,
+            share_embeddings_and_output_weights=architecture.tied_embeddings and architecture.head == "lm",
             # Ours, in _preprocess: from explicit positions.
             position_embedding_type="none",
             pg_collection=context.groups,
             vp_stage=vp_stage,
         )
+        if post_process and architecture.head == "score":
+            del self.output_layer
+            self.score = torch.nn.Linear(config.hidden_size, 1, bias=False, dtype=config.params_dtype)
         self._uses_transformer_engine = engine
         self._architecture = architecture
         self._context = context
@@ -91,17 +95,20 @@ class PolicyModel(GPTModel):
         return hidden_states
 
     def head_input(self, hidden: Tensor) -> Tensor:
-        """[T, H], whole on every tensor rank; its gradient sums over the ranks' parts of the vocabulary."""
+        """[T, H], whole on every tensor rank; its gradient sums over the ranks' parts of a split head."""
+        is_split = self.head_group is not None
         if self.config.sequence_parallel:
             hidden = gather_from_sequence_parallel_region(
-                hidden, tensor_parallel_output_grad=True, group=self._context.groups.tp
+                hidden, tensor_parallel_output_grad=is_split, group=self._context.groups.tp
             )
-        else:
+        elif is_split:
             hidden = copy_to_tensor_model_parallel_region(hidden, group=self._context.groups.tp)
         return hidden.squeeze(1)
 
     def head_weight(self) -> Tensor:
         """[V_local, H]: this tensor rank's rows of the head, without vocabulary padding. Last stage only."""
+        if self._architecture.head == "score":
+            return self.score.weight
         weight = (
             self.shared_embedding_or_output_weight()
             if self.share_embeddings_and_output_weights
@@ -110,6 +117,11 @@ class PolicyModel(GPTModel):
         num_rows = max(0, self._architecture.vocab_size - self.vocabulary_start)
         # A slice's backward pass would copy the whole gradient.
         return weight if num_rows >= len(weight) else weight[:num_rows]
+
+    @property
+    def head_group(self) -> torch.distributed.ProcessGroup | None:
+        """Over which the head's rows are split; None where every tensor rank has all of them."""
+        return self._context.groups.tp if self._architecture.head == "lm" else None
 
     @property
     def vocabulary_start(self) -> int:

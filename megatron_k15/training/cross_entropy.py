@@ -6,12 +6,11 @@ Legend: N tokens in the loss.
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from megatron_k15.kernels.linear_loss import linear_cross_entropy
 from megatron_k15.training.micro_batch import MicroBatch
-from megatron_k15.training.objective import Head, Outcome
+from megatron_k15.training.objective import Head, Outcome, statistics_of
 from megatron_k15.training.token_logprobs import head_logprobs, token_logprobs
 
 
@@ -49,5 +48,7 @@ class CrossEntropy:
                 group=head.group,
             )
             loss = -(weights_N * logprobs_N).sum()
-        values = (loss.detach(), len(batch.targets_N), len(batch.weights_S))
-        return Outcome(loss, torch.tensor([float(value) for value in values], dtype=torch.float64, device=loss.device))
+        return Outcome(loss, statistics_of(loss, len(batch.targets_N), len(batch.weights_S)))
+
+    def metrics(self, totals: dict[str, float]) -> dict[str, float]:
+        return dict(totals)

@@ -32,7 +32,8 @@ class MicroBatch:
     """fp32: logprobs under the policy that sampled."""
     advantages_S: Tensor
     labels_S: Tensor
-    """fp32, as `weights_S` and `advantages_S`."""
+    """fp32, as all of these."""
+    references_S: Tensor
     weights_S: Tensor
     sources: tuple[int, ...]
     """[S] each sequence's place in the list that was packed."""
@@ -84,6 +85,7 @@ class MicroBatch:
             behaviour_N=torch.tensor(behaviour, dtype=torch.float32, device=device),
             advantages_S=torch.tensor([s.advantage for s in chosen], dtype=torch.float32, device=device),
             labels_S=torch.tensor([s.label for s in chosen], dtype=torch.float32, device=device),
+            references_S=torch.tensor([s.reference for s in chosen], dtype=torch.float32, device=device),
             weights_S=torch.tensor([s.weight for s in chosen], dtype=torch.float32, device=device),
             sources=tuple(sources),
             temperature=temperature,

@@ -2,13 +2,15 @@
 
     hidden states of a pack ─► rows(batch) ─► Head ─► loss, statistics
 
-`policy_objective.py` is RL's, `cross_entropy.py` that of pretraining and SFT.
+`policy_objective.py` is RL's, `cross_entropy.py` that of pretraining and SFT, `preferences.py` DPO's and
+`correctness.py` the reward model's.
 
 Legend: N tokens in the loss, R rows, H hidden, V this tensor rank's part of the head, S sequences, K statistics.
 """
 
 from typing import ClassVar, NamedTuple, Protocol
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 
@@ -42,3 +44,12 @@ class Objective(Protocol):
 
     def loss(self, batch: MicroBatch, head: Head) -> Outcome:
         """The micro-batch's part of the step's loss."""
+
+    def metrics(self, totals: dict[str, float]) -> dict[str, float]:
+        """What to show of a step, from the statistics' sums over all ranks."""
+
+
+def statistics_of(loss: Tensor, *others: Tensor | float) -> Tensor:
+    """[K]: the loss and other sums, as `Outcome` holds them."""
+    values = [float(value) for value in (loss.detach(), *others)]
+    return torch.tensor(values, dtype=torch.float64, device=loss.device)

@@ -17,7 +17,7 @@ from megatron_k15.kernels.linear_loss import linear_policy_loss
 from megatron_k15.kernels.policy_loss import Sequences
 from megatron_k15.training.micro_batch import MicroBatch
 from megatron_k15.training.mirror_descent import mirror_descent_loss
-from megatron_k15.training.objective import Head, Outcome
+from megatron_k15.training.objective import Head, Outcome, statistics_of
 from megatron_k15.training.token_logprobs import head_logprobs, head_options, token_logprobs
 
 
@@ -46,6 +46,18 @@ class PolicyObjective:
         compute = self._fused if self.config.kernels == "fused" else self._reference
         loss, logprobs_N, log_ratios_S = compute(batch, behaviour_N, head)
         return Outcome(loss, _statistics(batch, loss, logprobs_N, log_ratios_S))
+
+    def metrics(self, totals: dict[str, float]) -> dict[str, float]:
+        tokens, sequences = max(totals["num_tokens"], 1.0), max(totals["num_sequences"], 1.0)
+        return {
+            "loss": totals["loss"],
+            "num_tokens": totals["num_tokens"],
+            "log_ratio_mean": totals["log_ratio"] / sequences,
+            # -log π of sampled tokens is an unbiased estimate of the policy's entropy.
+            "entropy_estimate": totals["neg_logprob"] / tokens,
+            "behaviour_gap_mean": totals["behaviour_gap"] / tokens,
+            "behaviour_kl_estimate": totals["behaviour_kl"] / tokens,
+        }
 
     def _fused(self, batch: MicroBatch, behaviour_N: Tensor | None, head: Head) -> tuple[Tensor, Tensor, Tensor]:
         in_loss_N = torch.ones_like(batch.targets_N, dtype=torch.bool)
@@ -81,9 +93,8 @@ class PolicyObjective:
 
 @torch.no_grad()
 def _statistics(batch: MicroBatch, loss: Tensor, logprobs_N: Tensor, log_ratios_S: Tensor) -> Tensor:
-    """[K] fp64."""
     difference_N = (logprobs_N - batch.behaviour_N).double()
-    values = (
+    return statistics_of(
         loss,
         logprobs_N.numel(),
         log_ratios_S.numel(),
@@ -93,4 +104,3 @@ def _statistics(batch: MicroBatch, loss: Tensor, logprobs_N: Tensor, log_ratios_
         # Of KL(behaviour || policy), never negative (Schulman's k3).
         (difference_N.exp() - 1 - difference_N).sum(),
     )
-    return torch.tensor([float(value) for value in values], dtype=torch.float64, device=logprobs_N.device)

@@ -139,16 +139,12 @@ class PolicyTrainer(Trainer):
             for members, size in zip(assigned, sizes, strict=True)
         ]
 
-    def _metrics(self, total: dict[str, float], norms: Sequence[float]) -> dict[str, float]:
-        tokens, sequences = max(total["num_tokens"], 1.0), max(total["num_sequences"], 1.0)
+    def _metrics(self, totals: dict[str, float], norms: Sequence[float]) -> dict[str, float]:
+        """Of all steps: the loss is their mean, the gradient norm the largest."""
+        found = self.objective.metrics(totals)
         return {
-            "loss": total["loss"] / max(1, len(norms)),
+            **found,
+            "loss": found["loss"] / max(1, len(norms)),
             "grad_norm": max(norms, default=0.0),
             "learning_rate": self.optimizer.param_groups[0]["lr"],
-            "num_tokens": total["num_tokens"],
-            "log_ratio_mean": total["log_ratio"] / sequences,
-            # -log π of sampled tokens is an unbiased estimate of the policy's entropy.
-            "entropy_estimate": total["neg_logprob"] / tokens,
-            "behaviour_gap_mean": total["behaviour_gap"] / tokens,
-            "behaviour_kl_estimate": total["behaviour_kl"] / tokens,
         }

@@ -1,6 +1,7 @@
 """A step's packs → this rank's micro-batches: the packs dealt over the data-parallel ranks, only its own laid out."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from megatron_k15.models.architecture import Architecture
 from megatron_k15.parallel.context import ParallelContext
@@ -16,13 +17,15 @@ def supervised_batches(
     *,
     context: ParallelContext,
     architecture: Architecture,
-    share_prompts: bool = False,
 ) -> list[MicroBatch]:
     """
     Args:
         packs: of the whole step, sequences by number; the same on every rank.
         length: of a sequence, in tokens.
         sequence: read only for what this rank trains on.
+
+    Returns:
+        `sources` of each are the sequences' numbers.
     """
     interleaved = context.num_chunks > 1
     multiple = context.data_size * (context.pipeline_size if interleaved else 1)
@@ -35,15 +38,8 @@ def supervised_batches(
     for families, size in zip(mine, sizes, strict=True):
         numbers = [number for family in families for number in family.members]
         sequences = [sequence(number) for number in numbers]
-        batches.append(
-            MicroBatch.pack(
-                sequences,
-                range(len(sequences)),
-                num_tokens=size,
-                share_prompts=share_prompts,
-                device=context.platform.device,
-            )
-        )
+        packed = MicroBatch.pack(sequences, range(len(sequences)), num_tokens=size, device=context.platform.device)
+        batches.append(replace(packed, sources=tuple(numbers)))
     return batches
 
 

@@ -93,14 +93,14 @@ class Trainer:
             load_state(self.optimizer, state["optimizer"])
 
     def train_step(self, batches: Sequence[MicroBatch], *, learning_rate: float) -> dict[str, float]:
-        """One optimizer step. The statistics' sums over all ranks, and the gradient norm; alike on every rank.
+        """One optimizer step. The objective's metrics and the gradient norm, alike on every rank.
 
         Raises:
             ModelError: a gradient is not finite; the weights are as before.
         """
         set_learning_rate(self.optimizer, learning_rate)
         sums, norm = self.step(batches)
-        return {**self.totals(sums), "grad_norm": norm}
+        return {**self.objective.metrics(self.totals(sums)), "grad_norm": norm}
 
     def step(self, batches: Sequence[MicroBatch]) -> tuple[Tensor, float]:
         """(this rank's sums of the objective's statistics, the gradient norm before clipping)."""
@@ -152,7 +152,7 @@ class Trainer:
             policy.head_input(hidden)[self.objective.rows(batch)],
             policy.head_weight(),
             policy.vocabulary_start,
-            self.context.groups.tp,
+            policy.head_group,
         )
 
     def _only(self, keep: Evaluate, batch: MicroBatch, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:

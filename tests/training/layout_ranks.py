@@ -48,14 +48,14 @@ def run(model_dir: Path, out_dir: Path, layout: dict) -> None:
         found |= {
             "logprobs_after": trainer.logprobs(sequences),
             "metrics": metrics,
-            "weights": _parts(chunks, architecture, context, None),
-            "gradients": _parts(chunks, architecture, context, gradients),
+            "weights": parts(chunks, architecture, context, None),
+            "gradients": parts(chunks, architecture, context, gradients),
         }
         torch.save(found, out_dir / f"{layout['name']}.{dist.get_rank()}.pt")
         dist.barrier()
 
 
-def _parts(chunks: list, architecture: Architecture, context: ParallelContext, instead: dict | None) -> list:
+def parts(chunks: list, architecture: Architecture, context: ParallelContext, instead: dict | None) -> list:
     """(HF name, shard dim, start, this rank's slice) of the weights, or of `instead` by megatron-core name."""
     parts = []
     for rule, local in weight_slices(chunks, architecture, context):
