@@ -9,6 +9,7 @@ any layout of ranks, with the very steps that an undisturbed one would have take
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import torch.distributed as dist
@@ -41,13 +42,25 @@ class Stream(Protocol):
 class OfflineTraining:
     """Trains from step `self.step` on."""
 
-    def __init__(self, config: StageConfig, stage: Stage, trainer: Trainer, stream: Stream) -> None:
+    def __init__(
+        self,
+        config: StageConfig,
+        stage: Stage,
+        trainer: Trainer,
+        stream: Stream,
+        *,
+        config_changes: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:
+        """
+        Args:
+            config_changes: entries of the exported config.json that differ from the start's.
+        """
         self._config = config
         self._stage = stage
         self._trainer = trainer
         self._stream = stream
         self._checkpoints = stage.run_dir / CHECKPOINTS
-        self._saved_step = 0
+        self._config_changes = config_changes
         self.step = 0
 
     def run(self) -> Path:
@@ -122,14 +135,16 @@ class OfflineTraining:
 
     def _export(self) -> Path:
         directory = Path(self._config.checkpoint.export_dir or self._stage.run_dir / "hf")
-        stage = self._stage
+        stage, policy = self._stage, self._trainer.policy
+        architecture = policy[0].architecture
         with stage.progress.phase(f"writing the Hugging Face checkpoint to {directory}"):
             export_hf(
                 directory,
-                weight_slices(self._trainer.policy, stage.architecture, stage.context),
-                architecture=stage.architecture,
+                weight_slices(policy, architecture, stage.context),
+                architecture=architecture,
                 source_dir=stage.model_dir,
                 context=stage.context,
+                config_changes=self._config_changes,
             )
         stage.progress.say(f"done: {directory} loads in transformers and vLLM")
         return directory

@@ -12,7 +12,7 @@ from megatron_k15.config import DataConfig, PhaseConfig, StageConfig, to_yaml
 from megatron_k15.data.preparation import Encode, prepare
 from megatron_k15.data.token_file import TokenFile
 from megatron_k15.errors import ConfigError
-from megatron_k15.loaded_policy import load_policy, shared_model_dir
+from megatron_k15.loaded_policy import load_policy, load_reward_model, shared_model_dir
 from megatron_k15.metrics import MetricsWriter, Progress
 from megatron_k15.models.architecture import Architecture
 from megatron_k15.parallel.context import ParallelContext, initialize
@@ -45,16 +45,23 @@ class Stage:
         tokens = TokenFile.open(directory)
         skipped = tokens.facts["num_skipped"]
         self.progress.say(
-            f"{tokens.num_sequences:,} sequences, {int(tokens.bounds[-1]):,} tokens, {int(tokens.loss_tokens.sum()):,} "
-            f"of them in the loss" + (f"; {skipped} bad rows skipped" if skipped else "")
+            f"{tokens.num_sequences:,} sequences, {int(tokens.bounds[-1]):,} tokens"
+            + (f"; {skipped} bad rows skipped" if skipped else "")
         )
         return tokens
 
-    def trainer(self, objective: Objective) -> Trainer:
-        """Collective: the model with its weights, and its optimizer."""
-        train = self.config.train
-        with self.progress.phase(f"loading {self.config.model.path}"):
-            loaded = load_policy(self.config.model, self.context, recompute=train.recompute)
+    def trainer(self, objective: Objective, *, scores: bool = False) -> Trainer:
+        """Collective: the model with its weights, and its optimizer.
+
+        Args:
+            scores: a reward model, with a new head.
+        """
+        config, train = self.config, self.config.train
+        with self.progress.phase(f"loading {config.model.path}"):
+            if scores:
+                loaded = load_reward_model(config.model, self.context, recompute=train.recompute, seed=config.seed)
+            else:
+                loaded = load_policy(config.model, self.context, recompute=train.recompute)
         return Trainer(train, objective, self.context, loaded.chunks, dtype=loaded.dtype)
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from megatron_k15.config import PackedPhaseConfig, StageConfig, to_yaml
+from megatron_k15.config import PackedPhaseConfig, PackedStageConfig, StageConfig, to_yaml
 from megatron_k15.models.architecture import Architecture
 from megatron_k15.models.mapping import num_parameters
 from megatron_k15.models.package_model import resolve_model
@@ -41,8 +41,13 @@ def describe_stage(config: StageConfig, phases: Sequence[str], *, world_size: in
     return "\n".join(lines)
 
 
-def packed_phase_line(phase: PackedPhaseConfig, config: StageConfig, *, world_size: int) -> str:
+def describe_packed_stage(config: PackedStageConfig, *, world_size: int) -> str:
+    """`describe_stage` of a stage that packs whole examples."""
     data = data_parallel_size(config.parallel, world_size)
+    return describe_stage(config, [_packed_phase(phase, data) for phase in config.phases], world_size=world_size)
+
+
+def _packed_phase(phase: PackedPhaseConfig, data: int) -> str:
     end = phase.learning_rate if phase.decay == "constant" else phase.min_learning_rate
     return (
         f"{phase.num_epochs} epoch(s), {phase.packs_per_step} packs of {phase.sequence_tokens} tokens per step, "

@@ -24,17 +24,14 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _plan(config: SftConfig) -> str:
-    from megatron_k15.stage_plan import describe_stage, packed_phase_line
+    from megatron_k15.stage_plan import describe_packed_stage
 
-    size = world_size()
-    phases = [packed_phase_line(phase, config, world_size=size) for phase in config.phases]
-    return describe_stage(config, phases, world_size=size)
+    return describe_packed_stage(config, world_size=world_size())
 
 
 def run(config: SftConfig) -> None:
     """One rank's part of a run, from start to end."""
     from megatron_k15.data.chat import ChatEncoder, read_messages
-    from megatron_k15.data.packed_plan import PackedPlan
     from megatron_k15.data.preparation import Encode
     from megatron_k15.models.tokenizer import load_tokenizer
     from megatron_k15.offline import OfflineTraining
@@ -49,10 +46,7 @@ def run(config: SftConfig) -> None:
             return lambda row: [encoder.encode(read_messages(row.get("messages")))]
 
         tokens = stage.prepare(config.data, make_encode, what="chat")
-        plan = PackedPlan(tokens.lengths, config.phases, config.data, seed=config.seed, where=tokens.where)
-        for text in plan.left_out:
-            stage.progress.say(f"left out: {text}")
-        stream = PackedStream(tokens, plan, config.phases, context=stage.context, architecture=stage.architecture)
+        stream = PackedStream(tokens, stage, config, unit_size=1, per_token=True)
         trainer = stage.trainer(CrossEntropy(fused=config.train.kernels == "fused"))
         OfflineTraining(config, stage, trainer, stream).run()
 

@@ -7,12 +7,12 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parents[1] / "megatron_k15"
 
 LEVELS = [
-    {"train_rl", "train_sft"},
+    {"train_rl", "train_sft", "train_dpo", "train_reward_model"},
     {"leader_parts", "offline"},
     {"master"},
     {"evaluation", "rollout_phase"},
     {"parts"},
-    {"colocate", "rl_plan", "stage_plan"},
+    {"colocate", "rl_plan", "stage_plan", "reference_sums"},
     {"weight_sync", "trainer_parts", "reward_parts", "iteration_metrics", "plan", "stage_parts", "packed_stream"},
     {"trainer_group"},
     {"training_worker", "loaded_policy"},

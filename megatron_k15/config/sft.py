@@ -1,10 +1,9 @@
 """Supervised fine-tuning on chats: vanilla SFT (§2.5.2) and the long-CoT warm-up (§2.2)."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from megatron_k15.config.phases import DataConfig, PackedPhaseConfig
-from megatron_k15.config.stage import StageConfig
-from megatron_k15.errors import ConfigError
+from megatron_k15.config.phases import PackedPhaseConfig
+from megatron_k15.config.stage import PackedStageConfig
 
 TWO_PHASES = (
     PackedPhaseConfig(sequence_tokens=32768, learning_rate=2e-5, min_learning_rate=2e-6),
@@ -14,13 +13,8 @@ TWO_PHASES = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class SftConfig(StageConfig):
-    run_dir: str = "runs/sft"
-    data: DataConfig = field(default_factory=DataConfig)
+class SftConfig(PackedStageConfig):
     """Rows hold `messages`: a list of {role, content}. The loss sees what the assistant says."""
-    phases: tuple[PackedPhaseConfig, ...] = TWO_PHASES
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.phases:
-            raise ConfigError("phases must name at least one phase; it is empty")
+    run_dir: str = "runs/sft"
+    phases: tuple[PackedPhaseConfig, ...] = TWO_PHASES

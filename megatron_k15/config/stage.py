@@ -4,8 +4,10 @@ from dataclasses import dataclass, field
 
 from megatron_k15.config.checks import above_zero
 from megatron_k15.config.model import ModelConfig, ParallelConfig
+from megatron_k15.config.phases import DataConfig, PackedPhaseConfig
 from megatron_k15.config.run import CheckpointConfig, MetricsConfig
 from megatron_k15.config.update import UpdateConfig
+from megatron_k15.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,3 +25,16 @@ class StageConfig:
 
     def __post_init__(self) -> None:
         above_zero("wait_timeout_seconds", self.wait_timeout_seconds)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackedStageConfig(StageConfig):
+    """SFT, DPO, the reward model: whole examples in packs."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    phases: tuple[PackedPhaseConfig, ...] = (PackedPhaseConfig(),)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.phases:
+            raise ConfigError("phases must name at least one phase; it is empty")

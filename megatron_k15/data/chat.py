@@ -61,18 +61,18 @@ class ChatEncoder:
                 "its directory"
             )
 
-    def encode(self, messages: Sequence[Message]) -> Encoded:
-        """The chat, every assistant turn in the loss.
+    def encode(self, messages: Sequence[Message], *, only_last: bool = False) -> Encoded:
+        """The chat, every assistant turn in the loss, or the last one alone.
 
         Raises:
             BadRowError: no assistant turn, or a chat that the template or the vocabulary does not take.
         """
         turns = [number for number, message in enumerate(messages) if message["role"] == "assistant"]
         if not turns:
-            raise BadRowError("`messages` must have an assistant turn, for the loss; it has none")
+            raise BadRowError("a chat must have an assistant turn, for the loss; it has none")
         whole = self._tokens(messages)
         mask = [False] * len(whole)
-        for number in turns:
+        for number in turns[-1:] if only_last else turns:
             before = self._prefix(messages[:number], whole, number, generation_prompt=True)
             after = self._prefix(messages[: number + 1], whole, number)
             for position in range(before, self._end_of_turn(whole, before, after)):

@@ -102,6 +102,12 @@ class PackedPlan:
         size = self._phases[place.phase].config.packs_per_step
         return self._packs_of_epoch(place.phase, place.epoch)[place.step * size : (place.step + 1) * size]
 
+    def packs_of_all(self) -> list[Pack]:
+        """Every unit that fits into the longest phase, once, in packs of its size."""
+        phase = max(self._phases, key=lambda phase: phase.config.sequence_tokens)
+        fitted = best_fit(self._unit_lengths[phase.units].tolist(), phase.config.sequence_tokens)
+        return [self._sequences(phase.units[pack]) for pack in fitted]
+
     def _packs_of_epoch(self, phase: int, epoch: int) -> list[Pack]:
         if self._epoch is None or self._epoch[0] != (phase, epoch):
             units = self._phases[phase].units

@@ -76,13 +76,14 @@ class TokenFile:
         file, line = self.rows[index]
         return f"{self.facts['files'][file]}:{line}"
 
-    def sequence(self, index: int, *, weight: float) -> TrainingSequence:
+    def sequence(self, index: int, *, weight: float, reference: float = 0.0) -> TrainingSequence:
         start, end = int(self.bounds[index]), int(self.bounds[index + 1])
         return TrainingSequence(
             token_ids=tuple(self._tokens[start:end].tolist()),
             loss_mask=tuple(self._mask[start:end].astype(bool).tolist()),
             behaviour_logprobs=(0.0,) * (end - start),
             label=float(self.labels[index]),
+            reference=reference,
             weight=weight,
         )
 

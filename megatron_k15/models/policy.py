@@ -12,6 +12,7 @@ from megatron.core.tensor_parallel.mappings import (
     copy_to_tensor_model_parallel_region,
     gather_from_sequence_parallel_region,
 )
+from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.transformer_block import get_num_layers_to_build
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
@@ -62,7 +63,7 @@ class PolicyModel(GPTModel):
             del self.output_layer
             self.score = torch.nn.Linear(config.hidden_size, 1, bias=False, dtype=config.params_dtype)
         self._uses_transformer_engine = engine
-        self._architecture = architecture
+        self.architecture = architecture
         self._context = context
         self.inverse_frequencies = inverse_frequencies(architecture)
 
@@ -94,6 +95,14 @@ class PolicyModel(GPTModel):
     def _postprocess(self, hidden_states: Tensor, **_: Any) -> Tensor:
         return hidden_states
 
+    def sharded_state_dict(
+        self, prefix: str = "", sharded_offsets: tuple = (), metadata: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """megatron-core's; a language model's own version (0.16.1) insists on the vocabulary's head."""
+        if self.architecture.head == "lm":
+            return super().sharded_state_dict(prefix, sharded_offsets, metadata)
+        return MegatronModule.sharded_state_dict(self, prefix, sharded_offsets, metadata)
+
     def head_input(self, hidden: Tensor) -> Tensor:
         """[T, H], whole on every tensor rank; its gradient sums over the ranks' parts of a split head."""
         is_split = self.head_group is not None
@@ -107,21 +116,21 @@ class PolicyModel(GPTModel):
 
     def head_weight(self) -> Tensor:
         """[V_local, H]: this tensor rank's rows of the head, without vocabulary padding. Last stage only."""
-        if self._architecture.head == "score":
+        if self.architecture.head == "score":
             return self.score.weight
         weight = (
             self.shared_embedding_or_output_weight()
             if self.share_embeddings_and_output_weights
             else self.output_layer.weight
         )
-        num_rows = max(0, self._architecture.vocab_size - self.vocabulary_start)
+        num_rows = max(0, self.architecture.vocab_size - self.vocabulary_start)
         # A slice's backward pass would copy the whole gradient.
         return weight if num_rows >= len(weight) else weight[:num_rows]
 
     @property
     def head_group(self) -> torch.distributed.ProcessGroup | None:
         """Over which the head's rows are split; None where every tensor rank has all of them."""
-        return self._context.groups.tp if self._architecture.head == "lm" else None
+        return self._context.groups.tp if self.architecture.head == "lm" else None
 
     @property
     def vocabulary_start(self) -> int:

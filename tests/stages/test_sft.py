@@ -1,15 +1,14 @@
 """SFT as a user runs it, on the tiny model: learns, stops and goes on, says what is wrong."""
 
-import json
 from pathlib import Path
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from megatron_k15.packed_stream import PackedStream
 from megatron_k15.train_sft import main
 from tests.data.chat_model import chat_model, sums, write_rows
+from tests.stages.program import assert_same_run, losses, records, run_arguments, run_stopped
 
 PHASES = """
 phases:
@@ -20,63 +19,29 @@ phases:
 
 @pytest.fixture
 def start(tiny_model_dir: Path, tmp_path: Path) -> list[str]:
-    """A run's arguments, but for its directory. An epoch of the first phase has four steps."""
+    """A run's arguments, but for its directory."""
     (tmp_path / "phases.yaml").write_text(PHASES)
     model = chat_model(tiny_model_dir, tmp_path / "model")
-    chats = write_rows(tmp_path / "chats.jsonl", sums(40))
-    return [
-        f"--config={tmp_path / 'phases.yaml'}",
-        f"model.path={model}",
-        "model.dtype=fp32",
-        f"data.files=[{chats}]",
-        "metrics.tensorboard=false",
-        "metrics.wandb=off",
-    ]
-
-
-def _weights(run_dir: Path) -> dict[str, torch.Tensor]:
-    from safetensors.torch import load_file
-
-    return load_file(run_dir / "hf" / "model.safetensors")
-
-
-def _losses(run_dir: Path) -> list[float]:
-    lines = (run_dir / "metrics.jsonl").read_text().splitlines()
-    return [json.loads(line)["train/loss"] for line in lines]
+    return run_arguments(model, write_rows(tmp_path / "chats.jsonl", sums(40)), tmp_path / "phases.yaml")
 
 
 def test_it_learns_and_a_stopped_run_ends_as_an_undisturbed_one(
     start: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Stopped twice: within an epoch, two steps after a checkpoint, and exactly at the epochs' boundary."""
-    assert main([*start, f"run_dir={tmp_path / 'whole'}"]) == 0
-    said = capsys.readouterr().out
-    steps = _losses(tmp_path / "whole")
-    assert f"training for {len(steps)} steps" in said
+    """Stopped within an epoch, a step after a checkpoint, and in another run exactly at the epochs' boundary."""
+    whole = tmp_path / "whole"
+    assert main([*start, f"run_dir={whole}"]) == 0
+    steps = losses(whole)
+    assert f"training for {len(steps)} steps" in capsys.readouterr().out
     assert steps[-1] < 0.8 * steps[0]
-    _check_export(tmp_path / "whole" / "hf")
-    records = [json.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()]
-    boundary = [record["data/epoch"] for record in records].index(1.0)
-
-    plain_step = PackedStream.step
+    _check_export(whole / "hf")
+    boundary = [record["data/epoch"] for record in records(whole)].index(1.0)
     for every, stop_at in ((2, 3), (boundary, boundary)):
         run_dir = tmp_path / f"stopped_{every}_{stop_at}"
-
-        def stopping(self: PackedStream, number: int, stop_at: int = stop_at):  # type: ignore[no-untyped-def]
-            if number == stop_at:
-                raise KeyboardInterrupt
-            return plain_step(self, number)
-
         again = [*start, f"run_dir={run_dir}", f"checkpoint.every_iterations={every}"]
-        monkeypatch.setattr(PackedStream, "step", stopping)
-        assert main(again) == 130
-        monkeypatch.setattr(PackedStream, "step", plain_step)
-        assert main(again) == 0
+        run_stopped(main, again, stop_at, monkeypatch)
         assert f"continuing after step {stop_at // every * every} of {len(steps)}" in capsys.readouterr().out
-        assert _losses(run_dir) == steps
-        ours, theirs = _weights(run_dir), _weights(tmp_path / "whole")
-        assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
-
+        assert_same_run(run_dir, whole)
     # A finished run has nothing left to do; one with other data or phases does not go on.
     assert main(again) == 0
     assert "nothing is left to train" in capsys.readouterr().out
