@@ -14,6 +14,7 @@ from torch import Tensor
 
 from megatron_k15.config import ModelConfig
 from megatron_k15.models.architecture import Architecture
+from megatron_k15.models.fresh_weights import FreshWeights
 from megatron_k15.models.hf_files import HfWeights
 from megatron_k15.models.loading import load_hf_weights
 from megatron_k15.models.mapping import SCORE
@@ -43,6 +44,22 @@ def load_policy(config: ModelConfig, context: ParallelContext, *, recompute: boo
     dtype = resolve_dtype(config.dtype)
     chunks = build_policy(architecture, context, dtype=dtype, recompute=recompute)
     load_hf_weights(chunks, HfWeights.open(model_dir, architecture), architecture, context)
+    return LoadedPolicy(model_dir, architecture, dtype, chunks)
+
+
+def fresh_policy(
+    config: ModelConfig, context: ParallelContext, *, recompute: bool, seed: int, std: float
+) -> LoadedPolicy:
+    """Collective. Random weights for the architecture of a directory's config.json.
+
+    Raises:
+        ModelError: a bad config.json, or a split that is impossible.
+    """
+    model_dir = shared_model_dir(config, context)
+    architecture = Architecture.from_hf(model_dir)
+    dtype = resolve_dtype(config.dtype)
+    chunks = build_policy(architecture, context, dtype=dtype, recompute=recompute)
+    load_hf_weights(chunks, FreshWeights(architecture=architecture, seed=seed, std=std), architecture, context)
     return LoadedPolicy(model_dir, architecture, dtype, chunks)
 
 

@@ -6,11 +6,12 @@ A step's number is its whole position in the data. A run that was stopped goes o
 any layout of ranks, with the very steps that an undisturbed one would have taken.
 """
 
+import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any
 
 import torch.distributed as dist
 
@@ -19,24 +20,12 @@ from megatron_k15.checkpoint.resume import find_newest, load_resume, save_resume
 from megatron_k15.config import StageConfig
 from megatron_k15.errors import ConfigError
 from megatron_k15.models.slices import weight_slices
-from megatron_k15.packed_stream import PlannedStep
+from megatron_k15.planned_step import Stream
 from megatron_k15.stage_parts import Stage
 from megatron_k15.training.trainer import Trainer
 
 CHECKPOINTS = "checkpoints"
 """Resume checkpoints' folder inside the run's."""
-
-
-class Stream(Protocol):
-    """What a stage trains on. Every rank has one, and asks it for the same steps."""
-
-    @property
-    def num_steps(self) -> int: ...
-
-    def step(self, number: int) -> PlannedStep: ...
-
-    def identity(self, step: int) -> Mapping[str, Any]:
-        """JSON values: what must be the same again for a run to go on at `step`."""
 
 
 class OfflineTraining:
@@ -76,6 +65,8 @@ class OfflineTraining:
     def _train_step(self) -> None:
         started = time.monotonic()
         planned = self._stream.step(self.step)
+        if planned.rope_theta is not None:
+            self._trainer.set_rope_theta(planned.rope_theta)
         found = self._trainer.train_step(planned.batches, learning_rate=planned.learning_rate)
         seconds = time.monotonic() - started
         values = {f"train/{name}": value for name, value in found.items()}
@@ -125,7 +116,8 @@ class OfflineTraining:
 
     def _check_identity(self, state: Mapping[str, Any], checkpoint: Path) -> None:
         step = min(state["step"], self._stream.num_steps)
-        now = self._stream.identity(step)
+        # As it comes back from the disk: JSON has no tuples.
+        now = json.loads(json.dumps(self._stream.identity(step)))
         parted = [name for name, value in state["identity"].items() if now.get(name) != value]
         if parted or step < state["step"]:
             raise ConfigError(

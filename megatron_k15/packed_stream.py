@@ -2,26 +2,19 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from megatron_k15.config import PackedStageConfig
 from megatron_k15.data.packed_plan import Pack, PackedPlan
 from megatron_k15.data.token_file import TokenFile
+from megatron_k15.planned_step import PlannedStep
 from megatron_k15.stage_parts import Stage
 from megatron_k15.training.micro_batch import MicroBatch
 from megatron_k15.training.schedule import last_rate, learning_rate
 from megatron_k15.training.supervised_batches import supervised_batches
 from megatron_k15.types import TrainingSequence
-
-
-class PlannedStep(NamedTuple):
-    batches: list[MicroBatch]
-    """This rank's."""
-    learning_rate: float
-    shown: dict[str, float]
-    """For the metrics."""
 
 
 class PackedStream:
@@ -108,8 +101,8 @@ class PackedStream:
 
         return supervised_batches(
             packs,
-            lambda number: int(self._lengths[number]),
-            sequence,
+            lengths=lambda pack: self._lengths[list(pack)].tolist(),
+            sequences=lambda pack: [(number, sequence(number)) for number in pack],
             context=self._stage.context,
             architecture=self._stage.architecture,
         )

@@ -12,7 +12,13 @@ from megatron_k15.config import DataConfig, PhaseConfig, StageConfig, to_yaml
 from megatron_k15.data.preparation import Encode, prepare
 from megatron_k15.data.token_file import TokenFile
 from megatron_k15.errors import ConfigError
-from megatron_k15.loaded_policy import load_policy, load_reward_model, shared_model_dir
+from megatron_k15.loaded_policy import (
+    LoadedPolicy,
+    fresh_policy,
+    load_policy,
+    load_reward_model,
+    shared_model_dir,
+)
 from megatron_k15.metrics import MetricsWriter, Progress
 from megatron_k15.models.architecture import Architecture
 from megatron_k15.parallel.context import ParallelContext, initialize
@@ -62,12 +68,27 @@ class Stage:
                 loaded = load_reward_model(config.model, self.context, recompute=train.recompute, seed=config.seed)
             else:
                 loaded = load_policy(config.model, self.context, recompute=train.recompute)
-        return Trainer(train, objective, self.context, loaded.chunks, dtype=loaded.dtype)
+        return self._trainer_of(loaded, objective)
+
+    def fresh_trainer(self, objective: Objective, *, std: float) -> Trainer:
+        """Collective: the same with random weights."""
+        config = self.config
+        with self.progress.phase(f"making a model as {config.model.path} describes it"):
+            loaded = fresh_policy(
+                config.model, self.context, recompute=config.train.recompute, seed=config.seed, std=std
+            )
+        return self._trainer_of(loaded, objective)
+
+    def _trainer_of(self, loaded: LoadedPolicy, objective: Objective) -> Trainer:
+        return Trainer(self.config.train, objective, self.context, loaded.chunks, dtype=loaded.dtype)
 
 
 @contextmanager
-def started(config: StageConfig, phases: tuple[PhaseConfig, ...]) -> Iterator[Stage]:
+def started(config: StageConfig, phases: tuple[PhaseConfig, ...] = ()) -> Iterator[Stage]:
     """Join the other ranks; leave them at the end.
+
+    Args:
+        phases: whose lengths the model must take.
 
     Raises:
         ConfigError: a phase's sequences are longer than the model takes.

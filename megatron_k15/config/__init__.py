@@ -9,6 +9,7 @@ from megatron_k15.config.dpo import DpoConfig
 from megatron_k15.config.join import JoinConfig
 from megatron_k15.config.model import ModelConfig, ParallelConfig
 from megatron_k15.config.phases import DataConfig, PackedPhaseConfig, PhaseConfig
+from megatron_k15.config.pretrain import MixConfig, PretrainConfig, PretrainPhaseConfig
 from megatron_k15.config.prompts import PromptConfig
 from megatron_k15.config.reading import load_config, load_config_of, to_yaml
 from megatron_k15.config.reward import RewardConfig, SandboxConfig
@@ -33,11 +34,14 @@ __all__ = [
     "EvaluationConfig",
     "JoinConfig",
     "MetricsConfig",
+    "MixConfig",
     "ModelConfig",
     "PackedPhaseConfig",
     "PackedStageConfig",
     "ParallelConfig",
     "PhaseConfig",
+    "PretrainConfig",
+    "PretrainPhaseConfig",
     "PromptConfig",
     "RewardConfig",
     "RewardModelConfig",

@@ -53,6 +53,8 @@ def _type_lists(merged: Any, cls: type) -> None:
         entry_type, *_ = get_args(item.type) or (None,)
         if isinstance(entry_type, type) and is_dataclass(entry_type):
             entries = [OmegaConf.merge(_schema(entry_type), entry) for entry in merged[item.name]]
+            for entry in entries:
+                _type_lists(entry, entry_type)
             merged[item.name] = tuple(entries)
 
 

@@ -4,6 +4,7 @@ The head is applied by the training room, which needs it at response positions o
 another head: one row, which every tensor rank holds whole.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -102,6 +103,11 @@ class PolicyModel(GPTModel):
         if self.architecture.head == "lm":
             return super().sharded_state_dict(prefix, sharded_offsets, metadata)
         return MegatronModule.sharded_state_dict(self, prefix, sharded_offsets, metadata)
+
+    def set_rope_theta(self, theta: float) -> None:
+        """The rotary base from now on."""
+        self.architecture = replace(self.architecture, rope_theta=theta)
+        self.inverse_frequencies = inverse_frequencies(self.architecture)
 
     def head_input(self, hidden: Tensor) -> Tensor:
         """[T, H], whole on every tensor rank; its gradient sums over the ranks' parts of a split head."""

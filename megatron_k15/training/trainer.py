@@ -92,6 +92,11 @@ class Trainer:
         if "optimizer" in state:
             load_state(self.optimizer, state["optimizer"])
 
+    def set_rope_theta(self, theta: float) -> None:
+        """The rotary base of all chunks from now on."""
+        for chunk in self.policy:
+            chunk.set_rope_theta(theta)
+
     def train_step(self, batches: Sequence[MicroBatch], *, learning_rate: float) -> dict[str, float]:
         """One optimizer step. The objective's metrics and the gradient norm, alike on every rank.
 

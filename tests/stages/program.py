@@ -32,18 +32,20 @@ def losses(run_dir: Path) -> list[float]:
     return [record["train/loss"] for record in records(run_dir)]
 
 
-def run_stopped(main: Main, arguments: list[str], stop_at: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def run_stopped(
+    main: Main, arguments: list[str], stop_at: int, monkeypatch: pytest.MonkeyPatch, stream: type = PackedStream
+) -> None:
     """Ctrl-C before step `stop_at`, then the same command again, to its end."""
-    plain_step = PackedStream.step
+    plain_step = stream.step
 
-    def stopping(self: PackedStream, number: int):  # type: ignore[no-untyped-def]
+    def stopping(self, number: int):  # type: ignore[no-untyped-def]
         if number == stop_at:
             raise KeyboardInterrupt
         return plain_step(self, number)
 
-    monkeypatch.setattr(PackedStream, "step", stopping)
+    monkeypatch.setattr(stream, "step", stopping)
     assert main(arguments) == 130
-    monkeypatch.setattr(PackedStream, "step", plain_step)
+    monkeypatch.setattr(stream, "step", plain_step)
     assert main(arguments) == 0
 
 

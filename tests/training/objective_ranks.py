@@ -68,8 +68,8 @@ def _step(name: str, model: ModelConfig, context: ParallelContext) -> dict:
     data = sequences(name, loaded.architecture.vocab_size)
     batches = supervised_batches(
         PACKS,
-        lambda index: len(data[index].token_ids),
-        lambda index: data[index],
+        lengths=lambda pack: [len(data[index].token_ids) for index in pack],
+        sequences=lambda pack: [(index, data[index]) for index in pack],
         context=context,
         architecture=loaded.architecture,
     )
