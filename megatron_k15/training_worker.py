@@ -12,7 +12,7 @@ from megatron_k15.models.architecture import Architecture
 from megatron_k15.models.slices import weight_slices
 from megatron_k15.offload.swap import Swap
 from megatron_k15.parallel.context import ParallelContext
-from megatron_k15.training.trainer import Trainer
+from megatron_k15.training.policy_trainer import PolicyTrainer
 from megatron_k15.transfer.publisher import Publisher
 from megatron_k15.transfer.vllm_sender import VllmSender
 from megatron_k15.types import TrainingSequence
@@ -26,7 +26,7 @@ class TrainingWorker:
         *,
         context: ParallelContext,
         architecture: Architecture,
-        trainer: Trainer,
+        trainer: PolicyTrainer,
         publisher: Publisher | VllmSender,
         swap: Swap,
         checkpoint: CheckpointConfig,

@@ -203,8 +203,13 @@ class TrainingSequence:
     """0.0 where the mask is False."""
     advantage: float = 0.0
     """a_j = r_j - baseline (§2.3.2)."""
+    label: float = 0.0
+    """What a reward model has to say: 1 right, 0 wrong."""
+    reference: float = 0.0
+    """Σ log π of its tokens in the loss under DPO's reference model."""
     weight: float = 1.0
-    """This sequence's share in the loss: 1/(k * number of problems) for the policy loss."""
+    """This sequence's share in the loss: 1/(k * number of problems) for the policy loss, 1/(tokens in the step's loss)
+    for cross entropy, where every token has it, 1/(sequences or pairs in the step) for reward models and DPO."""
 
     @property
     def num_prompt_tokens(self) -> int:

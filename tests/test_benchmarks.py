@@ -121,3 +121,11 @@ def test_math_reward():
     assert result["left_to_math_verify"] < result["num_pairs"]["rule"]
     rates = result["pairs_per_second"]
     assert result["ratio"] == pytest.approx(rates["rule"] / rates["math_verify"], rel=0.05)
+
+
+def test_packing():
+    result = _run("packing.py", "--num-sequences", "5000")
+    assert result["num_packs"] == result["fewest_packs"]
+    assert 0.99 < result["fill"] <= 1
+    assert _positive(result["seconds"])
+    assert result["python_over_compiled"] > 0

@@ -7,18 +7,29 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parents[1] / "megatron_k15"
 
 LEVELS = [
-    {"train_rl"},
-    {"leader_parts"},
+    {"train_rl", "train_sft", "train_dpo", "train_reward_model", "train_pretrain"},
+    {"leader_parts", "offline"},
     {"master"},
     {"evaluation", "rollout_phase"},
     {"parts"},
-    {"colocate"},
-    {"weight_sync", "trainer_parts", "reward_parts", "iteration_metrics", "plan"},
+    {"colocate", "rl_plan", "stage_plan", "reference_sums"},
+    {
+        "weight_sync",
+        "trainer_parts",
+        "reward_parts",
+        "iteration_metrics",
+        "plan",
+        "stage_parts",
+        "packed_stream",
+        "pretrain_stream",
+        "planned_step",
+    },
     {"trainer_group"},
-    {"training_worker"},
+    {"training_worker", "loaded_policy"},
     {"curation"},
     {
         "prompts",
+        "data",
         "rollout",
         "rewards",
         "replay",
@@ -32,11 +43,12 @@ LEVELS = [
     {"checkpoint"},
     {"engines", "models"},
     {"offload", "parallel", "kernels", "sandbox"},
-    {"json_lines"},
+    {"json_lines", "rows"},
+    {"program"},
     {"config", "types", "errors"},
 ]
-FLOW_ROOMS = {"prompts", "rollout", "rewards", "replay", "training", "transfer"}
-FOREIGN = {"vllm": {"engines"}, "megatron": {"parallel", "models", "training", "checkpoint", "transfer"}}
+FLOW_ROOMS = {"prompts", "data", "rollout", "rewards", "replay", "training", "transfer"}
+FOREIGN = {"vllm": {"engines"}, "megatron": {"parallel", "models", "training", "checkpoint", "transfer", "data"}}
 
 
 def _room(path: Path) -> str:

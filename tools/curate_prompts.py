@@ -30,9 +30,9 @@ from megatron_k15.errors import ConfigError, DataError, K15Error
 from megatron_k15.models.package_model import resolve_model
 from megatron_k15.prompts.files import read_files
 from megatron_k15.prompts.gym import draws
-from megatron_k15.prompts.problems import Problems
 from megatron_k15.prompts.question import Question
 from megatron_k15.rewards.score import Scorer
+from megatron_k15.rows.problems import Problems
 
 PICTURE = "report.png"
 Say = Callable[[str], None]

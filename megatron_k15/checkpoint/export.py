@@ -2,17 +2,26 @@
 
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from math import prod
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from megatron_k15.checkpoint.agreement import all_or_none, from_rank_zero
-from megatron_k15.checkpoint.hf_layout import WeightFile, copy_companions, plan_files, set_config_dtype, write_index
+from megatron_k15.checkpoint.hf_layout import (
+    WeightFile,
+    change_config,
+    copy_companions,
+    plan_files,
+    set_config_dtype,
+    write_index,
+)
 from megatron_k15.checkpoint.new_directory import make_staging, put_in_place
 from megatron_k15.errors import CheckpointError
 from megatron_k15.models.architecture import Architecture
@@ -30,12 +39,13 @@ def export_hf(
     architecture: Architecture,
     source_dir: Path,
     context: ParallelContext,
+    config_changes: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
     """Collective over all ranks. Write `directory`, or replace the one that is there, once the new one is whole.
 
     `slices` are this rank's local parts, as `models.slices.weight_slices` gives them. Where several ranks hold the same
     part (data parallelism, norms, tied embeddings), the lowest of them writes it. Config, tokenizer and the like come
-    from `source_dir`; config.json gets the weights' dtype.
+    from `source_dir`; config.json gets the weights' dtype and `config_changes` (JSON values).
 
     Raises:
         CheckpointError: on every rank, when it failed on any (a full disk, a tensor that no rank holds). What stood at
@@ -54,6 +64,7 @@ def export_hf(
                 staging = make_staging(directory)
                 copy_companions(source_dir, staging)
                 set_config_dtype(staging, dtype)
+                change_config(staging, config_changes)
                 _reserve(staging, files)
                 write_index(staging, files)
         folder = from_rank_zero(staging)

@@ -2,10 +2,11 @@
 
 import json
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -101,3 +102,11 @@ def set_config_dtype(directory: Path, dtype: torch.dtype) -> None:
     name = str(dtype).removeprefix("torch.")
     if config.get(key) != name:
         path.write_text(json.dumps({**config, key: name}, indent=2) + "\n", encoding="utf-8")
+
+
+def change_config(directory: Path, changes: Mapping[str, Any]) -> None:
+    """Set entries of config.json; without changes it stays byte for byte."""
+    path = directory / "config.json"
+    if changes:
+        config = {**json.loads(path.read_text(encoding="utf-8")), **changes}
+        path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

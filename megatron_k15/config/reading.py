@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -32,6 +32,7 @@ def load_config_of(cls: type[C], path: str | Path | None, overrides: Sequence[st
         given = OmegaConf.load(path) if path else OmegaConf.create({})
         chosen = OmegaConf.merge(given, OmegaConf.from_dotlist(list(overrides)))
         merged = OmegaConf.merge(_schema(cls), _off_as_text(OmegaConf.to_container(chosen), cls))
+        _type_lists(merged, cls)
         config = OmegaConf.to_object(merged)
     except FileNotFoundError as error:
         raise ConfigError(f"--config must name a YAML file; {path} does not exist") from error
@@ -44,6 +45,17 @@ def load_config_of(cls: type[C], path: str | Path | None, overrides: Sequence[st
 def to_yaml(config: Any) -> str:
     """The resolved config, in the form `load_config_of` reads."""
     return OmegaConf.to_yaml(OmegaConf.create(asdict(config)))
+
+
+def _type_lists(merged: Any, cls: type) -> None:
+    """Give the entries of `tuple[SomeConfig, ...]` their type, which OmegaConf (2.4) does not: checks and defaults."""
+    for item in fields(cls):
+        entry_type, *_ = get_args(item.type) or (None,)
+        if isinstance(entry_type, type) and is_dataclass(entry_type):
+            entries = [OmegaConf.merge(_schema(entry_type), entry) for entry in merged[item.name]]
+            for entry in entries:
+                _type_lists(entry, entry_type)
+            merged[item.name] = tuple(entries)
 
 
 def _off_as_text(given: Any, cls: type) -> Any:

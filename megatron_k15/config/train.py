@@ -1,12 +1,13 @@
-"""Online mirror descent: the loss, the optimizer, micro-batches."""
+"""Online mirror descent: the loss, micro-batches, when the optimizer is reset."""
 
 from dataclasses import dataclass
 
 from megatron_k15.config.checks import above_zero, at_least, one_of
+from megatron_k15.config.update import UpdateConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig:
+class TrainConfig(UpdateConfig):
     """Online mirror descent (§2.3.2)."""
 
     tau: float = 0.1
@@ -16,14 +17,6 @@ class TrainConfig:
     learning_rate: float = 1e-6
     min_learning_rate: float | None = None
     """None: constant. Otherwise decays linearly over the run's iterations."""
-    weight_decay: float = 0.0
-    adam_beta1: float = 0.9
-    adam_beta2: float = 0.95
-    adam_eps: float = 1e-8
-    clip_grad_norm: float = 1.0
-    """0 turns clipping off."""
-    optimizer: str = "adam"
-    """`adam` or `sgd`."""
     reset_optimizer: bool = True
     """Reset the optimizer state at the start of each iteration, as the report does."""
     steps_per_iteration: int = 1
@@ -33,14 +26,9 @@ class TrainConfig:
     share_prompts: bool = True
     """Compute a prompt once for all of its responses in a micro-batch. With Transformer Engine each response carries a
     copy of its own; the results are the same."""
-    recompute: bool = False
-    """Recompute every layer's activations in the backward pass."""
     importance_correction: str = "off"
     """`off`, or `truncated`: weight each token by min(exp(trainer - behaviour logprob), importance_clip)."""
     importance_clip: float = 2.0
-    kernels: str = "fused"
-    """How the loss and the advantages are computed: `fused` (csrc/, never the logits of all tokens at once), or
-    `reference`, plain PyTorch. The results are the same."""
     zero_variance_groups: str = "keep"
     """Groups whose rewards are all equal: `keep` (they still pull towards the reference) or `drop`."""
     loss_segments: str = "current"
@@ -48,13 +36,12 @@ class TrainConfig:
     iteration's weights sampled; `all`, which wants importance_correction."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         above_zero("train.tau", self.tau)
         one_of("train.baseline", self.baseline, ("mean", "log_mean_exp"))
         above_zero("train.learning_rate", self.learning_rate)
-        one_of("train.optimizer", self.optimizer, ("adam", "sgd"))
         at_least("train.steps_per_iteration", self.steps_per_iteration, 1)
         at_least("train.max_tokens_per_micro_batch", self.max_tokens_per_micro_batch, 1)
         one_of("train.importance_correction", self.importance_correction, ("off", "truncated"))
-        one_of("train.kernels", self.kernels, ("fused", "reference"))
         one_of("train.zero_variance_groups", self.zero_variance_groups, ("keep", "drop"))
         one_of("train.loss_segments", self.loss_segments, ("current", "all"))

@@ -12,9 +12,9 @@ from megatron_k15.config import PromptConfig
 from megatron_k15.engines.pool import EnginePool
 from megatron_k15.engines.types import GenerateRequest
 from megatron_k15.errors import DataError, EngineError
-from megatron_k15.prompts.problems import Problems
 from megatron_k15.prompts.question import Question
 from megatron_k15.prompts.tokenization import PromptEncoder
+from megatron_k15.rows.problems import Problems
 
 MAX_IN_FLIGHT = 64
 NUM_ATTEMPTS = 3

@@ -22,6 +22,7 @@ class MetricsWriter:
     run_dir: created where missing.
     resolved_config_yaml: kept as `run_dir/config.yaml` and shown in TensorBoard and wandb.
     say: prints one line, e.g. `Progress.say`.
+    describe: the line per iteration, from its number and its values.
     """
 
     def __init__(
@@ -31,11 +32,13 @@ class MetricsWriter:
         *,
         resolved_config_yaml: str,
         say: Callable[[str], None] = print,
+        describe: Callable[[int, Mapping[str, float]], str] | None = None,
     ) -> None:
         self._run_dir = Path(run_dir)
         self._config = config
         self._config_yaml = resolved_config_yaml
         self._say = say
+        self._describe = describe or iteration_line
         self._started = False
         self._tensorboard: Any = None
         self._wandb: WandbFeed | None = None
@@ -55,11 +58,12 @@ class MetricsWriter:
         if self._wandb is not None:
             self._wandb.close()
 
-    def write(self, iteration: int, values: Mapping[str, float], groups: Sequence[Group]) -> None:
-        """Record one iteration: its numbers, some of its trajectories, its line on the terminal."""
+    def write(self, iteration: int, values: Mapping[str, float], groups: Sequence[Group] = ()) -> None:
+        """Record one iteration (of a supervised stage: one step): its numbers, some of its trajectories, its line on
+        the terminal."""
         self._record("iteration", iteration, values)
         save_samples(self._run_dir, iteration, groups, self._config.num_samples_saved)
-        self._say(iteration_line(iteration, values))
+        self._say(self._describe(iteration, values))
 
     def write_evaluation(self, iteration: int, values: Mapping[str, float]) -> None:
         """Record an evaluation of the weights after `iteration` iterations, as `evaluation/…`."""

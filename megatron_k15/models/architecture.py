@@ -54,6 +54,9 @@ class Architecture:
     qk_norm: bool
     dtype: str
     """Of the checkpoint, as its config says: `bfloat16`, `float16` or `float32`."""
+    head: str = "lm"
+    """What stands on the last hidden state: `lm`, the vocabulary; `score`, a reward model's one number; `none`, the
+    decoder alone."""
 
     @property
     def padded_vocab_size(self) -> int:

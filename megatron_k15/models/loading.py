@@ -1,20 +1,27 @@
 """Hugging Face weights → this rank's parameters."""
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
+from torch import Tensor
 
 from megatron_k15.models.architecture import Architecture
-from megatron_k15.models.hf_files import HfWeights
 from megatron_k15.models.mapping import EMBEDDING, OUTPUT, weight_rules
 from megatron_k15.models.policy import PolicyModel
 from megatron_k15.models.slices import named_parameters, tied_head, weight_slices
 from megatron_k15.parallel.context import ParallelContext
 
 
+class Tensors(Protocol):
+    """`HfWeights`, `FreshWeights`."""
+
+    def tensor(self, hf_name: str) -> Tensor: ...
+
+
 @torch.no_grad()
 def load_hf_weights(
-    chunks: Sequence[PolicyModel], weights: HfWeights, architecture: Architecture, context: ParallelContext
+    chunks: Sequence[PolicyModel], weights: Tensors, architecture: Architecture, context: ParallelContext
 ) -> None:
     """Copy in each slice this rank holds, cast to the parameter's dtype; vocabulary padding becomes zero."""
     for name, parameter in named_parameters(chunks).items():

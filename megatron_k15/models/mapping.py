@@ -67,6 +67,7 @@ class WeightRule:
 
 EMBEDDING = "embedding.word_embeddings.weight"
 OUTPUT = "output_layer.weight"
+SCORE = "score.weight"
 
 
 def weight_rules(architecture: Architecture) -> tuple[WeightRule, ...]:
@@ -131,8 +132,17 @@ def embedding(a: Architecture) -> WeightRule:
 
 
 def output_head(a: Architecture) -> list[WeightRule]:
-    """Nothing where the embedding serves as the head."""
-    if a.tied_embeddings:
+    """Nothing where the embedding serves as the head, or there is none."""
+    if a.head == "score":
+        return [
+            WeightRule(
+                hf_name="score.weight",
+                hf_shape=(1, a.hidden_size),
+                mcore_name=SCORE,
+                mcore_shape=(1, a.hidden_size),
+            )
+        ]
+    if a.tied_embeddings or a.head == "none":
         return []
     return [
         WeightRule(

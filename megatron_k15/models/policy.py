@@ -1,8 +1,10 @@
 """The policy π_θ: megatron-core's GPTModel over packed sequences, from tokens to hidden states.
 
-The head is applied by the training room, which needs it at response positions only.
+The head is applied by the training room, which needs it at response positions only. A reward model is the same with
+another head: one row, which every tensor rank holds whole.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,6 +13,7 @@ from megatron.core.tensor_parallel.mappings import (
     copy_to_tensor_model_parallel_region,
     gather_from_sequence_parallel_region,
 )
+from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.transformer_block import get_num_layers_to_build
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
@@ -21,6 +24,7 @@ from megatron_k15.models.layer_specs import block_spec, uses_transformer_engine
 from megatron_k15.models.mapping import check_split
 from megatron_k15.models.packed_tokens import PackedTokens
 from megatron_k15.models.rotary import angles, inverse_frequencies
+from megatron_k15.models.slices import mark_split_parameters
 from megatron_k15.parallel.context import ParallelContext
 from megatron_k15.parallel.platform import DTYPES
 
@@ -50,14 +54,17 @@ class PolicyModel(GPTModel):
             max_sequence_length=architecture.max_positions,
             pre_process=pre_process,
             post_process=post_process,
-            share_embeddings_and_output_weights=architecture.tied_embeddings,
+            share_embeddings_and_output_weights=architecture.tied_embeddings and architecture.head == "lm",
             # Ours, in _preprocess: from explicit positions.
             position_embedding_type="none",
             pg_collection=context.groups,
             vp_stage=vp_stage,
         )
+        if post_process and architecture.head == "score":
+            del self.output_layer
+            self.score = torch.nn.Linear(config.hidden_size, 1, bias=False, dtype=config.params_dtype)
         self._uses_transformer_engine = engine
-        self._architecture = architecture
+        self.architecture = architecture
         self._context = context
         self.inverse_frequencies = inverse_frequencies(architecture)
 
@@ -89,26 +96,47 @@ class PolicyModel(GPTModel):
     def _postprocess(self, hidden_states: Tensor, **_: Any) -> Tensor:
         return hidden_states
 
+    def sharded_state_dict(
+        self, prefix: str = "", sharded_offsets: tuple = (), metadata: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """megatron-core's; a language model's own version (0.16.1) insists on the vocabulary's head."""
+        if self.architecture.head == "lm":
+            return super().sharded_state_dict(prefix, sharded_offsets, metadata)
+        return MegatronModule.sharded_state_dict(self, prefix, sharded_offsets, metadata)
+
+    def set_rope_theta(self, theta: float) -> None:
+        """The rotary base from now on."""
+        self.architecture = replace(self.architecture, rope_theta=theta)
+        self.inverse_frequencies = inverse_frequencies(self.architecture)
+
     def head_input(self, hidden: Tensor) -> Tensor:
-        """[T, H], whole on every tensor rank; its gradient sums over the ranks' parts of the vocabulary."""
+        """[T, H], whole on every tensor rank; its gradient sums over the ranks' parts of a split head."""
+        is_split = self.head_group is not None
         if self.config.sequence_parallel:
             hidden = gather_from_sequence_parallel_region(
-                hidden, tensor_parallel_output_grad=True, group=self._context.groups.tp
+                hidden, tensor_parallel_output_grad=is_split, group=self._context.groups.tp
             )
-        else:
+        elif is_split:
             hidden = copy_to_tensor_model_parallel_region(hidden, group=self._context.groups.tp)
         return hidden.squeeze(1)
 
     def head_weight(self) -> Tensor:
         """[V_local, H]: this tensor rank's rows of the head, without vocabulary padding. Last stage only."""
+        if self.architecture.head == "score":
+            return self.score.weight
         weight = (
             self.shared_embedding_or_output_weight()
             if self.share_embeddings_and_output_weights
             else self.output_layer.weight
         )
-        num_rows = max(0, self._architecture.vocab_size - self.vocabulary_start)
+        num_rows = max(0, self.architecture.vocab_size - self.vocabulary_start)
         # A slice's backward pass would copy the whole gradient.
         return weight if num_rows >= len(weight) else weight[:num_rows]
+
+    @property
+    def head_group(self) -> torch.distributed.ProcessGroup | None:
+        """Over which the head's rows are split; None where every tensor rank has all of them."""
+        return self._context.groups.tp if self.architecture.head == "lm" else None
 
     @property
     def vocabulary_start(self) -> int:
@@ -143,6 +171,7 @@ def build_policy(
             vp_stage=index if parallel.virtual_pipeline_parallel_size else None,
         )
         chunks.append(chunk.to(context.platform.device))
+    mark_split_parameters(chunks, architecture)
     return chunks
 
 

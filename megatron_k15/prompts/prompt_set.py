@@ -12,9 +12,9 @@ from megatron_k15.config import EvaluationConfig, PromptConfig
 from megatron_k15.errors import ConfigError, DataError
 from megatron_k15.prompts.files import read_files
 from megatron_k15.prompts.gym import draws
-from megatron_k15.prompts.problems import Problems
 from megatron_k15.prompts.question import Question
 from megatron_k15.prompts.tokenization import PromptEncoder
+from megatron_k15.rows.problems import Problems
 from megatron_k15.types import Prompt
 
 MIN_DRAWS = 1000

@@ -8,8 +8,8 @@ from jinja2 import TemplateError
 
 from megatron_k15.config import PromptConfig
 from megatron_k15.errors import DataError
-from megatron_k15.prompts.problems import Problems
 from megatron_k15.prompts.question import Message, Question
+from megatron_k15.rows.problems import Problems
 from megatron_k15.types import Prompt
 
 BATCH = 1024

@@ -9,7 +9,7 @@ from megatron.core.distributed import DistributedDataParallel, DistributedDataPa
 from megatron.core.optimizer import MegatronOptimizer, OptimizerConfig, get_megatron_optimizer
 from megatron.core.optimizer.clip_grads import clip_grad_by_total_norm_fp32
 
-from megatron_k15.config import TrainConfig
+from megatron_k15.config import UpdateConfig
 from megatron_k15.errors import ConfigError
 from megatron_k15.models.policy import PolicyModel
 from megatron_k15.parallel.context import ParallelContext
@@ -40,7 +40,7 @@ def wrap_data_parallel(chunks: Sequence[PolicyModel], context: ParallelContext) 
 
 
 def build_optimizer(
-    config: TrainConfig, chunks: Sequence[DistributedDataParallel], context: ParallelContext, *, dtype: str
+    config: UpdateConfig, chunks: Sequence[DistributedDataParallel], context: ParallelContext, *, dtype: str
 ) -> MegatronOptimizer:
     """
     Raises:
@@ -51,8 +51,9 @@ def build_optimizer(
     optimizer = get_megatron_optimizer(
         OptimizerConfig(
             optimizer=config.optimizer,
-            lr=config.learning_rate,
-            min_lr=config.learning_rate if config.min_learning_rate is None else config.min_learning_rate,
+            # Set before every step: `set_learning_rate`.
+            lr=0.0,
+            min_lr=0.0,
             weight_decay=config.weight_decay,
             adam_beta1=config.adam_beta1,
             adam_beta2=config.adam_beta2,

@@ -12,6 +12,23 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd import Function
 
+from megatron_k15.kernels.linear_loss import linear_logprobs
+from megatron_k15.training.micro_batch import MicroBatch
+from megatron_k15.training.objective import Head
+
+
+def head_logprobs(batch: MicroBatch, head: Head, *, fused: bool) -> Tensor:
+    """[N] log π of the batch's targets, without a gradient."""
+    options = head_options(batch, head)
+    if fused:
+        return linear_logprobs(head.hidden_RH, head.weight_VH, batch.targets_N, tensor_group=head.group, **options)
+    with torch.no_grad():
+        return token_logprobs(head.hidden_RH, head.weight_VH, batch.targets_N, group=head.group, **options)
+
+
+def head_options(batch: MicroBatch, head: Head) -> dict[str, Any]:
+    return {"vocabulary_start": head.vocabulary_start, "temperature": batch.temperature}
+
 
 def token_logprobs(
     hidden_NH: Tensor,

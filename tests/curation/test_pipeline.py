@@ -14,9 +14,9 @@ from megatron_k15.curation.sampling import Sampler
 from megatron_k15.curation.settings import CurationSettings
 from megatron_k15.errors import DataError
 from megatron_k15.prompts.files import read_files
-from megatron_k15.prompts.problems import Problems
 from megatron_k15.prompts.question import Question
 from megatron_k15.rewards.score import Scorer
+from megatron_k15.rows.problems import Problems
 from tests.curation.questions import ScriptedModel, question, reasons
 
 QUESTIONS = [

@@ -14,7 +14,7 @@ import pytest
 
 from megatron_k15.config import load_config
 from megatron_k15.prompts.files import read_files
-from megatron_k15.prompts.problems import Problems
+from megatron_k15.rows.problems import Problems
 from megatron_k15.sandbox.client import SandboxClient
 from megatron_k15.sandbox.values import Submission
 from tests.documents import ROOT, code_blocks

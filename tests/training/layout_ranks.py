@@ -17,7 +17,7 @@ from megatron_k15.models.loading import load_hf_weights
 from megatron_k15.models.policy import build_policy
 from megatron_k15.models.slices import named_parameters, weight_slices
 from megatron_k15.parallel.context import ParallelContext, initialize
-from megatron_k15.training.trainer import Trainer
+from megatron_k15.training.policy_trainer import PolicyTrainer
 from megatron_k15.transfer.publisher import Publisher
 from tests.training.sample_data import random_sequences
 
@@ -32,7 +32,7 @@ def run(model_dir: Path, out_dir: Path, layout: dict) -> None:
     with initialize(ParallelConfig(**settings), seed=0, timeout_seconds=60) as context:
         chunks = build_policy(architecture, context, dtype="fp32", recompute=train.recompute)
         load_hf_weights(chunks, HfWeights.open(model_dir, architecture), architecture, context)
-        trainer = Trainer(train, context, architecture, chunks, dtype="fp32", num_iterations=1)
+        trainer = PolicyTrainer(train, context, architecture, chunks, dtype="fp32", num_iterations=1)
         sequences = random_sequences(7, vocab_size=architecture.vocab_size)
         found = {"logprobs": trainer.logprobs(sequences)}
         trainer.start_iteration(0)
@@ -48,14 +48,14 @@ def run(model_dir: Path, out_dir: Path, layout: dict) -> None:
         found |= {
             "logprobs_after": trainer.logprobs(sequences),
             "metrics": metrics,
-            "weights": _parts(chunks, architecture, context, None),
-            "gradients": _parts(chunks, architecture, context, gradients),
+            "weights": parts(chunks, architecture, context, None),
+            "gradients": parts(chunks, architecture, context, gradients),
         }
         torch.save(found, out_dir / f"{layout['name']}.{dist.get_rank()}.pt")
         dist.barrier()
 
 
-def _parts(chunks: list, architecture: Architecture, context: ParallelContext, instead: dict | None) -> list:
+def parts(chunks: list, architecture: Architecture, context: ParallelContext, instead: dict | None) -> list:
     """(HF name, shard dim, start, this rank's slice) of the weights, or of `instead` by megatron-core name."""
     parts = []
     for rule, local in weight_slices(chunks, architecture, context):

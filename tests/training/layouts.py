@@ -50,10 +50,10 @@ def run_layouts(model_dir: Path, out_dir: Path, *, num_ranks: tuple[int, ...] = 
     for count in num_ranks:
         script = ROOT / "tests/training/layout_ranks.py"
         run_ranks(script, count, str(model_dir), str(out_dir), json.dumps(LAYOUTS[count]), timeout=400)
-    return {layout["name"]: _merge(out_dir, layout["name"]) for count in num_ranks for layout in LAYOUTS[count]}
+    return {layout["name"]: merge(out_dir, layout["name"]) for count in num_ranks for layout in LAYOUTS[count]}
 
 
-def _merge(directory: Path, name: str) -> dict:
+def merge(directory: Path, name: str) -> dict:
     """The ranks' slices put together; where several ranks hold the same slice, they must agree exactly."""
     ranks = [torch.load(path, weights_only=True) for path in sorted(directory.glob(f"{name}.*.pt"))]
     merged = dict(ranks[0])

@@ -51,6 +51,15 @@ def test_gradients_and_sgd_weights_equal_the_dense_reference(outcome: Outcome) -
                 assert (moved[key] - step[key]).abs().max() < 1e-6, f"{name}: weight after a step, {key}"
 
 
+def test_the_gradient_norm_is_that_of_the_whole_model(outcome: Outcome) -> None:
+    """By which gradients are clipped: a split weight counts with all of its parts, a repeated one once."""
+    model_dir, found = outcome
+    gradients = _reference(model_dir, random_sequences(7, vocab_size=VOCAB_SIZE))["gradients"]
+    expected = torch.stack([gradient.norm() for gradient in gradients.values()]).norm().item()
+    for name in (name for name in found if "two-steps" not in name):
+        assert found[name]["metrics"]["grad_norm"] == pytest.approx(expected, rel=1e-5), name
+
+
 def test_adam_weights_differ_by_less_than_two_steps(outcome: Outcome) -> None:
     model_dir, found = outcome
     expected = _reference(model_dir, random_sequences(7, vocab_size=VOCAB_SIZE))

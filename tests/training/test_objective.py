@@ -14,7 +14,7 @@ from megatron_k15.models.slices import named_parameters
 from megatron_k15.parallel.context import initialize
 from megatron_k15.training.advantages import training_sequences
 from megatron_k15.training.packing import Family, assign
-from megatron_k15.training.trainer import Trainer
+from megatron_k15.training.policy_trainer import PolicyTrainer
 from tests.training.sample_data import random_sequences
 from tests.training.test_mirror_descent import _group
 
@@ -44,7 +44,7 @@ def _step(model_dir: Path, kernels: str, correction: str) -> dict:
     with initialize(parallel, seed=0) as context:
         chunks = build_policy(architecture, context, dtype="fp32")
         load_hf_weights(chunks, HfWeights.open(model_dir, architecture), architecture, context)
-        trainer = Trainer(config, context, architecture, chunks, dtype="fp32", num_iterations=1)
+        trainer = PolicyTrainer(config, context, architecture, chunks, dtype="fp32", num_iterations=1)
         trainer.start_iteration(0)
         metrics = trainer.update([sequences[:3], sequences[3:]])
         gradients = {name: value.main_grad.clone() for name, value in named_parameters(chunks).items()}

@@ -12,8 +12,9 @@ from megatron_k15.models.loading import load_hf_weights
 from megatron_k15.models.packed_tokens import PackedTokens, Piece
 from megatron_k15.models.policy import build_policy
 from megatron_k15.parallel.context import initialize
-from megatron_k15.training.packing import Family, MicroBatch, assign, families
-from megatron_k15.training.trainer import Trainer
+from megatron_k15.training.micro_batch import MicroBatch
+from megatron_k15.training.packing import Family, assign, families
+from megatron_k15.training.policy_trainer import PolicyTrainer
 from megatron_k15.types import TrainingSequence
 from tests.models.tiny_models import build
 
@@ -59,7 +60,7 @@ def test_sharing_changes_no_logprob(tmp_path: Path) -> None:
             chunks = build_policy(architecture, context, dtype="fp32")
             load_hf_weights(chunks, HfWeights.open(model, architecture), architecture, context)
             config = TrainConfig(share_prompts=share)
-            trainer = Trainer(config, context, architecture, chunks, dtype="fp32", num_iterations=1)
+            trainer = PolicyTrainer(config, context, architecture, chunks, dtype="fp32", num_iterations=1)
             found.append(trainer.logprobs(SEQUENCES))
     for shared, alone in zip(*found, strict=True):
         assert shared == pytest.approx(alone, abs=1e-5)

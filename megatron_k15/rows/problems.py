@@ -1,4 +1,4 @@
-"""What is wrong with a prompt set, collected over all its files, so that one error names every bad line."""
+"""What is wrong with the rows of a run, collected over all files, so that one error names every bad line."""
 
 import logging
 from dataclasses import dataclass, field
@@ -11,9 +11,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(kw_only=True)
 class Problems:
-    """Bad lines found so far. `mode` is `prompts.bad_lines`."""
+    """Bad lines found so far. `mode` is the `bad_lines` of the config's part named `section`."""
 
     mode: str
+    section: str = "prompts"
     found: list[str] = field(default_factory=list)
 
     def add(self, where: str, rule: str) -> None:
@@ -34,8 +35,9 @@ class Problems:
         shown = "\n  ".join(self.found[:SHOWN])
         more = f"\n  … and {len(self.found) - SHOWN} more" if len(self.found) > SHOWN else ""
         if self.mode == "skip":
-            log.warning("prompts: skipped %d bad lines:\n  %s%s", len(self.found), shown, more)
+            log.warning("%s: skipped %d bad lines:\n  %s%s", self.section, len(self.found), shown, more)
             return
         raise DataError(
-            f"prompts: {len(self.found)} bad lines; correct them, or set prompts.bad_lines=skip:\n  {shown}{more}"
+            f"{self.section}: {len(self.found)} bad lines; correct them, or set {self.section}.bad_lines=skip:\n"
+            f"  {shown}{more}"
         )
