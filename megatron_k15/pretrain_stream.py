@@ -93,10 +93,11 @@ class PretrainStream:
 
     def _batches(self, phase_number: int, numbers: Sequence[int]) -> list[MicroBatch]:
         phase, blend = self._phases[phase_number], self._blend_of(phase_number)
+        together = phase.sequences_per_micro_batch
         batches = supervised_batches(
-            [(number,) for number in numbers],
-            lengths=lambda pack: [phase.sequence_tokens],
-            sequences=lambda pack: [(pack[0], _sequence(piece)) for piece in blend.pieces(pack[0])],
+            [numbers[first : first + together] for first in range(0, len(numbers), together)],
+            lengths=lambda pack: [phase.sequence_tokens] * len(pack),
+            sequences=lambda pack: [(number, _sequence(piece)) for number in pack for piece in blend.pieces(number)],
             context=self._stage.context,
             architecture=self._stage.architecture,
         )

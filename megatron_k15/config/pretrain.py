@@ -36,6 +36,8 @@ class PretrainPhaseConfig(PhaseConfig):
     num_steps: int = 1000
     sequences_per_step: int = 8
     """Of one optimizer step, over all ranks."""
+    sequences_per_micro_batch: int = 1
+    """Short sequences are computed together, so many at a time; the results are the same."""
     rope_theta: float | None = None
     """The rotary base from this phase on; None leaves it as it is. Long-context activation sets 1,000,000."""
     data: tuple[MixConfig, ...] = ()
@@ -44,6 +46,7 @@ class PretrainPhaseConfig(PhaseConfig):
         super().__post_init__()
         at_least("phases: num_steps", self.num_steps, 1)
         at_least("phases: sequences_per_step", self.sequences_per_step, 1)
+        at_least("phases: sequences_per_micro_batch", self.sequences_per_micro_batch, 1)
         above_zero("phases: rope_theta", self.rope_theta)
         if self.sequence_tokens < 2:
             raise ConfigError(f"phases: sequence_tokens must be at least 2 to predict one, got {self.sequence_tokens}")

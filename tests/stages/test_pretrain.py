@@ -76,6 +76,15 @@ def test_three_phases_from_nothing_and_a_stopped_run_ends_alike(
     assert "was made with other data" in capsys.readouterr().err
 
 
+def test_sequences_computed_together_change_nothing(start: list[str], tmp_path: Path) -> None:
+    assert main([*start, f"run_dir={tmp_path / 'one'}"]) == 0
+    config = json.loads((tmp_path / "pretrain.yaml").read_text())
+    config["phases"] = [{**phase, "sequences_per_micro_batch": 3} for phase in config["phases"]]
+    (tmp_path / "pretrain.yaml").write_text(json.dumps(config))
+    assert main([*start, f"run_dir={tmp_path / 'three'}"]) == 0
+    assert losses(tmp_path / "three") == pytest.approx(losses(tmp_path / "one"), rel=1e-5)
+
+
 def _check_export(directory: Path) -> None:
     """Length and rotary base are the last phase's, and the model predicts what it has seen."""
     model = AutoModelForCausalLM.from_pretrained(directory)

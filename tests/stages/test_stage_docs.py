@@ -18,8 +18,12 @@ SMALL = f"model: {{dtype: fp32}}\nmetrics: {{wandb: off, tensorboard: false}}\np
 
 
 def _run(command: str) -> None:
-    python, option, module, *arguments = shlex.split(command)
-    assert (python, option) == ("python", "-m")
+    python, *words = shlex.split(command)
+    assert python == "python"
+    if words[0] == "-m":
+        module, *arguments = words[1:]
+    else:
+        module, arguments = words[0].removesuffix(".py").replace("/", "."), words[1:]
     assert importlib.import_module(module).main(arguments) == 0, command
 
 
@@ -53,8 +57,10 @@ def test_the_pretraining_recipe_is_planned(
     shutil.copytree(tiny_model_dir, tmp_path / "models" / "start")
     shutil.copy(ROOT / "examples/pretraining/three_stages.yaml", tmp_path)
     monkeypatch.chdir(tmp_path)
-    (command,) = code_blocks("docs/pretraining.md", "bash")
-    _run(command)
+    write_rows(tmp_path / "texts.jsonl", [{"text": f"{n} and {n + 1} and so on"} for n in range(200)])
+    tokenizer, plan_command = code_blocks("docs/pretraining.md", "bash")
+    _run(tokenizer)
+    _run(plan_command)
     plan = capsys.readouterr().out
     assert plan.count("40% with full attention") == 2
     assert "64 x 131072 tokens" in plan
