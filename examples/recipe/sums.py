@@ -67,6 +67,6 @@ class Sum:
         return f"{plan} {wrong}. Check: {check}. Differ, so again: {self.steps()}. {self.boxed()}"
 
 
-def draw(rng: random.Random, *, fewest: int = 2, most: int = 7, largest: int = 20) -> Sum:
+def draw(rng: random.Random, *, fewest: int = 2, most: int = 8, largest: int = 50) -> Sum:
     count = rng.randint(fewest, most)
     return Sum(numbers=tuple(rng.randint(1, largest) for _ in range(count)))

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from megatron_k15.config.checks import above_zero, at_least, one_of
 from megatron_k15.config.update import UpdateConfig
+from megatron_k15.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -11,7 +12,12 @@ class TrainConfig(UpdateConfig):
     """Online mirror descent (§2.3.2)."""
 
     tau: float = 0.1
-    """Weight of the square of the whole-response log-ratio."""
+    """Weight of the square of the log-ratio."""
+    square: str = "response"
+    """Of which log-ratio: `response`, the whole response's, as the report has it, or `token`, a sum of each token's own
+    square, as other systems have it; this one wants `kernels=reference`."""
+    negative_gradients: bool = True
+    """False: a response below its baseline gets the advantage 0 instead of being pushed away (ReST, Fig. 10)."""
     baseline: str = "mean"
     """`mean` (r̄, the report's default) or `log_mean_exp` (τ log mean exp(r/τ))."""
     learning_rate: float = 1e-6
@@ -38,6 +44,9 @@ class TrainConfig(UpdateConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         above_zero("train.tau", self.tau)
+        one_of("train.square", self.square, ("response", "token"))
+        if self.square == "token" and self.kernels == "fused":
+            raise ConfigError("train.square=token is not in the kernels: set train.kernels=reference")
         one_of("train.baseline", self.baseline, ("mean", "log_mean_exp"))
         above_zero("train.learning_rate", self.learning_rate)
         at_least("train.steps_per_iteration", self.steps_per_iteration, 1)

@@ -59,7 +59,10 @@ def _of_step(groups: Sequence[Group], config: TrainConfig, only: int | None) -> 
     advantages = _fused_advantages(groups, config) if config.kernels == "fused" else _advantages(groups, config)
     made = (
         training_sequence(
-            trajectory, advantage=advantage, weight=1.0 / (len(group.trajectories) * len(groups)), only=only
+            trajectory,
+            advantage=advantage if config.negative_gradients else max(0.0, advantage),
+            weight=1.0 / (len(group.trajectories) * len(groups)),
+            only=only,
         )
         for group, of_group in zip(groups, advantages, strict=True)
         for trajectory, advantage in zip(group.trajectories, of_group, strict=True)

@@ -4,7 +4,7 @@
     loss = -Σ_j w_j [a_j s_j - (τ/2) s_j²]
 
 The square is of the whole response's log-ratio, not of each token's: every token of response j gets the coefficient
-w_j (a_j - τ s_j).
+w_j (a_j - τ s_j). `square="token"` is the loss of other systems, for comparison: Σ_t (logp_t - ref_t)² in its place.
 
 Legend: N tokens in the loss, S sequences.
 """
@@ -31,6 +31,7 @@ def mirror_descent_loss(
     reference_N: Tensor | None = None,
     behaviour_N: Tensor | None = None,
     importance_clip: float = 2.0,
+    square: str = "response",
 ) -> PolicyLoss:
     """
     Args:
@@ -43,14 +44,18 @@ def mirror_descent_loss(
     """
     detached_N = logprobs_N.detach()
     reference_N = detached_N if reference_N is None else reference_N.to(logprobs_N.dtype)
-    log_ratios_S = _sum_by_sequence(logprobs_N - reference_N, sequence_N, advantages_S)
+    log_ratios_N = logprobs_N - reference_N
     if behaviour_N is not None:
         importance_N = (detached_N - behaviour_N.to(logprobs_N.dtype)).exp().clamp(max=importance_clip)
-        # The value of s, with token t's gradient scaled by its importance.
-        carrier_S = _sum_by_sequence(importance_N * (logprobs_N - detached_N), sequence_N, advantages_S)
-        log_ratios_S = log_ratios_S.detach() + carrier_S
+        # The value of each log-ratio, with its gradient scaled by the token's importance.
+        log_ratios_N = log_ratios_N.detach() + importance_N * (logprobs_N - detached_N)
+    log_ratios_S = _sum_by_sequence(log_ratios_N, sequence_N, advantages_S)
+    if square == "token":
+        squares_S = _sum_by_sequence(log_ratios_N.square(), sequence_N, advantages_S)
+    else:
+        squares_S = log_ratios_S.square()
     advantages_S, weights_S = advantages_S.to(logprobs_N.dtype), weights_S.to(logprobs_N.dtype)
-    loss = -(weights_S * (advantages_S * log_ratios_S - tau / 2 * log_ratios_S.square())).sum()
+    loss = -(weights_S * (advantages_S * log_ratios_S - tau / 2 * squares_S)).sum()
     return PolicyLoss(loss, log_ratios_S.detach())
 
 

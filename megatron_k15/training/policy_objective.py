@@ -87,6 +87,7 @@ class PolicyObjective:
             reference_N=batch.reference_N,
             behaviour_N=behaviour_N,
             importance_clip=self.config.importance_clip,
+            square=self.config.square,
         )
         return loss, logprobs_N.detach(), log_ratios_S
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from megatron_k15.config import TrainConfig
+from megatron_k15.errors import ConfigError
 from megatron_k15.training.advantages import baseline, training_sequences
 from megatron_k15.training.mirror_descent import mirror_descent_loss
 from megatron_k15.training.token_logprobs import token_logprobs
@@ -67,7 +68,7 @@ def test_loss_and_gradient_equal_plain_pytorch_on_random_data(temperature: float
 
 
 def test_the_square_of_each_token_is_another_loss() -> None:
-    """Σ_t (logp_t - ref_t)² is not (Σ_t (logp_t - ref_t))²: the report means the second."""
+    """Σ_t (logp_t - ref_t)² is not (Σ_t (logp_t - ref_t))²: the report means the second, `square="token"` the first."""
     data = _random_batch()
     ours = _ours(data, 1.0)["loss"]
     logps = token_logprobs(data["hidden"], data["weight"], data["targets"])
@@ -75,6 +76,26 @@ def test_the_square_of_each_token_is_another_loss() -> None:
     weights, advantages = data["weights"][data["sequence"]], data["advantages"][data["sequence"]]
     token_wise = -(weights * (advantages * ratio - TAU / 2 * ratio**2)).sum()
     assert abs(float(token_wise - ours)) > 1e-2
+    other = mirror_descent_loss(
+        logps,
+        data["sequence"],
+        data["advantages"],
+        data["weights"],
+        tau=TAU,
+        reference_N=data["reference"],
+        square="token",
+    )
+    torch.testing.assert_close(other.loss, token_wise, atol=1e-10, rtol=1e-10)
+    with pytest.raises(ConfigError, match=r"train\.kernels=reference"):
+        TrainConfig(square="token")
+
+
+def test_without_negative_gradients_nothing_is_pushed_away() -> None:
+    groups = [_group("a", [1.0, 0.0, 0.0])]
+    (both,), _ = training_sequences(groups, TrainConfig(), version=0)
+    (positive,), _ = training_sequences(groups, TrainConfig(negative_gradients=False), version=0)
+    assert [sequence.advantage for sequence in both] == pytest.approx([2 / 3, -1 / 3, -1 / 3])
+    assert [sequence.advantage for sequence in positive] == pytest.approx([2 / 3, 0.0, 0.0])
 
 
 def test_without_reference_only_the_gradient_at_s_zero_counts() -> None:
