@@ -27,6 +27,7 @@ LEVELS = [
     {"trainer_group"},
     {"training_worker", "loaded_policy"},
     {"curation"},
+    {"sampling"},
     {
         "prompts",
         "data",

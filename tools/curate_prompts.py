@@ -7,32 +7,28 @@ Run it again to go on after an interruption. See docs/curation.md.
 
 import argparse
 import asyncio
-import os
 import sys
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from megatron_k15.config import EngineConfig, RewardConfig
-from megatron_k15.curation.answering import Answerer, EndpointAnswerer, PoolAnswerer
+from megatron_k15.config import RewardConfig
 from megatron_k15.curation.outcome import Curated
 from megatron_k15.curation.picture import draw_report
 from megatron_k15.curation.pipeline import Pipeline
 from megatron_k15.curation.report import balance_table, difficulty_table, funnel_table, write_results
-from megatron_k15.curation.sampling import SAMPLES, Sampler
 from megatron_k15.curation.settings import CurationSettings
-from megatron_k15.engines.pool import EnginePool
 from megatron_k15.errors import ConfigError, DataError, K15Error
-from megatron_k15.models.package_model import resolve_model
 from megatron_k15.prompts.files import read_files
 from megatron_k15.prompts.gym import draws
 from megatron_k15.prompts.question import Question
 from megatron_k15.rewards.score import Scorer
 from megatron_k15.rows.problems import Problems
+from megatron_k15.sampling.answerers import add_answerer_options, open_answerer
+from megatron_k15.sampling.samples import SAMPLES, Sampler
 
 PICTURE = "report.png"
 Say = Callable[[str], None]
@@ -64,7 +60,9 @@ async def _curate(options: argparse.Namespace, settings: CurationSettings, say: 
     questions = _questions(options, settings, problems)
     evaluation = read_files([str(path) for path in options.evaluation], problems)
     options.output.mkdir(parents=True, exist_ok=True)
-    async with _answerer(options, say) as answerer:
+    async with open_answerer(options, options.output, say) as answerer:
+        if answerer is None and options.subjects_by == "model":
+            raise ConfigError("--subjects-by model needs --model")
         rewards = RewardConfig(answer_extraction=options.answer_extraction, num_workers=options.num_workers)
         with Scorer(rewards) as scorer:
             sampler = Sampler(answerer, scorer, options.output / SAMPLES, say) if answerer else None
@@ -90,42 +88,6 @@ def _questions(options: argparse.Namespace, settings: CurationSettings, problems
     return questions
 
 
-@asynccontextmanager
-async def _answerer(options: argparse.Namespace, say: Say) -> AsyncIterator[Answerer | None]:
-    """vLLM started here on --model, the endpoint, or nobody."""
-    if options.endpoint:
-        if not options.model:
-            raise ConfigError("--endpoint needs --model, the name of its model")
-        key = os.environ.get("OPENAI_API_KEY", "")
-        yield EndpointAnswerer(name=options.model, base_url=options.endpoint, api_key=key)
-    elif options.model:
-        from transformers import AutoTokenizer
-
-        model_dir = resolve_model(options.model)
-        config = EngineConfig(max_model_len=options.max_model_len, num_engines=options.num_engines)
-        pool = EnginePool(config, model_dir=model_dir, dtype=options.dtype, log_dir=options.output)
-
-        async def start() -> None:
-            say(f"starting vLLM on {options.model} (log: {options.output}/vllm_0.log)")
-            await pool.start()
-
-        try:
-            yield PoolAnswerer(
-                name=options.model,
-                pool=pool,
-                tokenizer=AutoTokenizer.from_pretrained(model_dir),
-                max_model_len=options.max_model_len,
-                chat_template=options.chat_template,
-                start=start,
-            )
-        finally:
-            await pool.stop()
-    else:
-        if options.subjects_by == "model":
-            raise ConfigError("--subjects-by model needs --model")
-        yield None
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Curate prompts for RL (docs/curation.md).")
     parser.add_argument(
@@ -135,12 +97,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--evaluation", type=Path, nargs="+", default=[], metavar="FILE", help="prompts to keep out")
     parser.add_argument("--output", type=Path, required=True, help="a directory; samples found there are kept")
     model = parser.add_argument_group("who answers (without --model, difficulty and guesses are left out)")
-    model.add_argument("--model", default="", help="a Hugging Face directory or package:NAME; with --endpoint a name")
-    model.add_argument("--endpoint", default="", help="OpenAI-compatible URL with its /v1; the key: OPENAI_API_KEY")
-    model.add_argument("--max-model-len", type=int, default=1024)
-    model.add_argument("--num-engines", type=int, default=1)
-    model.add_argument("--dtype", choices=("bf16", "fp32"), default="bf16")
-    model.add_argument("--chat-template", action=argparse.BooleanOptionalAction, default=True)
+    add_answerer_options(model)
     model.add_argument("--subjects-by", choices=("rules", "model"), default="rules", help="who tags (%(default)s)")
     model.add_argument(
         "--answer-extraction", default=RewardConfig().answer_extraction, help="as reward.answer_extraction"

@@ -3,7 +3,7 @@
     Add a17 b5 c20.        a question
     \\boxed{42}             the answer at once: short, and mostly wrong from three numbers on
     a17=17 b5=22 c20=42 \\boxed{42}        step by step: the running sum after each number
-    Plan: … Check: … Same. \\boxed{42}      and once more from behind, and a third time where the two differ
+    Plan: … Check: … First 42, then 42: same. \\boxed{42}      and again from behind; a third time where they differ
 
 Thinking longer helps for a reason that holds for large models too: one pass through the layers adds two numbers well
 and seven badly, and an error that is noticed can be mended.
@@ -59,14 +59,17 @@ class Sum:
             error_share: of the answers whose first pass has an error, which the check finds.
         """
         plan = f"Plan: {LETTERS[0]} to {LETTERS[len(self.numbers) - 1]}, then check."
-        check = self.steps(backwards=True)
+        check = f"Check: {self.steps(backwards=True)}. First"
         if rng.random() >= error_share:
-            return f"{plan} {self.steps()}. Check: {check}. Same. {self.boxed()}"
+            return f"{plan} {self.steps()}. {check} {self.total}, then {self.total}: same. {self.boxed()}"
         at, error = rng.randrange(1, len(self.numbers)), rng.choice((-1, 1, 10))
         wrong = self.steps(error_at=at, error=error)
-        return f"{plan} {wrong}. Check: {check}. Differ, so again: {self.steps()}. {self.boxed()}"
+        return (
+            f"{plan} {wrong}. {check} {self.total + error}, then {self.total}: they differ. "
+            f"Again: {self.steps()}. {self.boxed()}"
+        )
 
 
-def draw(rng: random.Random, *, fewest: int = 2, most: int = 8, largest: int = 50) -> Sum:
+def draw(rng: random.Random, *, fewest: int = 2, most: int = 8, largest: int = 30) -> Sum:
     count = rng.randint(fewest, most)
     return Sum(numbers=tuple(rng.randint(1, largest) for _ in range(count)))

@@ -4,10 +4,10 @@ import asyncio
 import re
 from collections.abc import Callable, Sequence
 
-from megatron_k15.curation.answering import Answerer, AnsweringError, Ask
 from megatron_k15.curation.outcome import Candidate
 from megatron_k15.curation.subjects import DOMAINS
 from megatron_k15.errors import DataError
+from megatron_k15.sampling.answering import Answerer, AnsweringError, Ask
 
 INSTRUCTION = (
     "Which subject does the following problem belong to? Subjects: "
@@ -24,11 +24,11 @@ async def model_disciplines(
 
     async def one(candidate: Candidate) -> tuple[str, str | None]:
         try:
-            (text,) = await answerer.answers(candidate.question, ask)
+            (answer,) = await answerer.answers(candidate.question, ask)
         except (AnsweringError, DataError) as error:
             say(f"{candidate.question.id}: subject left to the rules: {error}")
             return candidate.question.id, None
-        return candidate.question.id, named_discipline(text)
+        return candidate.question.id, named_discipline(answer.text)
 
     named = await asyncio.gather(*(one(candidate) for candidate in candidates))
     return {identifier: discipline for identifier, discipline in named if discipline is not None}

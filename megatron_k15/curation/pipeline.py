@@ -6,17 +6,18 @@ valid → unique → can be evaluated → tagged → not trivial → not easy to
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from megatron_k15.curation.answering import Answerer, Ask
 from megatron_k15.curation.balance import balance
 from megatron_k15.curation.duplicates import drop_duplicates
+from megatron_k15.curation.guesses import boxed_guess
 from megatron_k15.curation.model_subjects import model_disciplines
 from megatron_k15.curation.outcome import Candidate, Curated
 from megatron_k15.curation.question_kinds import check_kind
-from megatron_k15.curation.sampling import Sampler
 from megatron_k15.curation.settings import CurationSettings
 from megatron_k15.curation.subjects import tag_subject
 from megatron_k15.curation.validity import check_validity
 from megatron_k15.prompts.question import Question
+from megatron_k15.sampling.answering import Answerer, Ask
+from megatron_k15.sampling.samples import Sampler
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +105,7 @@ class Pipeline:
             seed=settings.seed + 1,
         )
         present = [one for one in candidates if one.is_in and self._lacks_guesses(one)]
-        counts = await sampler.num_right([one.question for one in present], ask, "guess")
+        counts = await sampler.num_right([one.question for one in present], ask, "guess", read=boxed_guess)
         known = {one.question.id: count for one, count in zip(present, counts, strict=True)}
         return [self._guessed(one, known.get(one.question.id)) for one in candidates]
 

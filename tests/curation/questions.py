@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from megatron_k15.curation.answering import AnsweringError, Ask
 from megatron_k15.curation.outcome import Candidate
 from megatron_k15.prompts.question import Question
+from megatron_k15.sampling.answering import Answer, AnsweringError, Ask
 
 
 def question(text: str, answer: str = "7", identifier: str = "q", **more: object) -> Question:
@@ -32,10 +32,11 @@ class ScriptedModel:
     name: str = "scripted"
     asked: list[tuple[str, Ask]] = field(default_factory=list)
 
-    async def answers(self, question: Question, ask: Ask) -> Sequence[str]:
+    async def answers(self, question: Question, ask: Ask) -> Sequence[Answer]:
         self.asked.append((question.id, ask))
         if question.id in self.silent:
             raise AnsweringError("the line is dead")
         book = self.guessed if "Guess" in ask.instruction else self.reasoned
         lines = book.get(question.id, ["I do not know."])
-        return [lines[index % len(lines)] for index in range(ask.num_answers)]
+        texts = [lines[index % len(lines)] for index in range(ask.num_answers)]
+        return [Answer(text, len(text.split()) + 1, True) for text in texts]

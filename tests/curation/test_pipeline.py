@@ -10,13 +10,13 @@ from megatron_k15.config import RewardConfig
 from megatron_k15.curation.outcome import Curated
 from megatron_k15.curation.pipeline import Pipeline
 from megatron_k15.curation.report import report_numbers, write_results
-from megatron_k15.curation.sampling import Sampler
 from megatron_k15.curation.settings import CurationSettings
 from megatron_k15.errors import DataError
 from megatron_k15.prompts.files import read_files
 from megatron_k15.prompts.question import Question
 from megatron_k15.rewards.score import Scorer
 from megatron_k15.rows.problems import Problems
+from megatron_k15.sampling.samples import Sampler
 from tests.curation.questions import ScriptedModel, question, reasons
 
 QUESTIONS = [

@@ -1,10 +1,10 @@
-"""Who answers prompts while they are curated: vLLM started here, or an OpenAI-compatible endpoint."""
+"""Who answers prompts: vLLM started here, or an OpenAI-compatible endpoint."""
 
 import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import aiohttp
 
@@ -26,6 +26,14 @@ class AnsweringError(Exception):
     """Nobody answered: nothing is known of the prompt, try again later."""
 
 
+class Answer(NamedTuple):
+    text: str
+    num_tokens: int
+    """With the end-of-sequence token."""
+    is_whole: bool
+    """False where a limit of tokens cut it off."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Ask:
     """How a prompt is put, and how often."""
@@ -44,7 +52,7 @@ class Answerer(Protocol):
         """The model: results of another model are not taken for this one's."""
         ...
 
-    async def answers(self, question: Question, ask: Ask) -> Sequence[str]:
+    async def answers(self, question: Question, ask: Ask) -> Sequence[Answer]:
         """`ask.num_answers` responses.
 
         Raises:
@@ -70,7 +78,7 @@ class PoolAnswerer:
     start: Callable[[], Awaitable[None]] | None = None
     _starting: asyncio.Lock = field(default_factory=asyncio.Lock)
 
-    async def answers(self, question: Question, ask: Ask) -> Sequence[str]:
+    async def answers(self, question: Question, ask: Ask) -> Sequence[Answer]:
         """Raises EngineError besides: vLLM does not start."""
         async with self._starting:
             if self.start is not None:
@@ -92,7 +100,14 @@ class PoolAnswerer:
             generations = await asyncio.gather(*(self.pool.generate(request) for request in requests))
         except EngineError as error:
             raise AnsweringError(str(error)) from error
-        return [self.tokenizer.decode(one.token_ids, skip_special_tokens=True) for one in generations]
+        return [
+            Answer(
+                self.tokenizer.decode(one.token_ids, skip_special_tokens=True),
+                len(one.token_ids),
+                one.finish_reason == "stop",
+            )
+            for one in generations
+        ]
 
     def _token_ids(self, question: Question, ask: Ask) -> tuple[int, ...]:
         config = PromptConfig(instruction=ask.instruction, max_prompt_tokens=self.max_model_len - 1)
@@ -117,30 +132,33 @@ class EndpointAnswerer:
     api_key: str = ""
     timeout_seconds: float = 600.0
 
-    async def answers(self, question: Question, ask: Ask) -> Sequence[str]:
+    async def answers(self, question: Question, ask: Ask) -> Sequence[Answer]:
         messages = [dict(message) for message in question.messages] or [{"role": "user", "content": question.text}]
         messages[-1]["content"] = ask.instruction.replace("{prompt}", messages[-1]["content"])
         body = {
             "model": self.name,
             "messages": messages,
-            "n": ask.num_answers,
             "temperature": ask.temperature,
             "max_tokens": ask.max_tokens,
-            "seed": _seed(ask.seed, question.id, 0),
         }
+        seeds = [_seed(ask.seed, question.id, index) for index in range(ask.num_answers)]
+        # One by one: of several choices a server counts the tokens together.
+        return await asyncio.gather(*(self._answer({**body, "seed": seed}) for seed in seeds))
+
+    async def _answer(self, body: dict[str, Any]) -> Answer:
         for attempt in range(NUM_ATTEMPTS):
             try:
                 return await self._post(body)
             except (aiohttp.ClientError, TimeoutError, ValueError, LookupError, TypeError) as error:
                 if attempt == NUM_ATTEMPTS - 1:
                     raise AnsweringError(
-                        f"{self.base_url} must answer as OpenAI's chat completions do, with n={ask.num_answers} "
-                        f"choices; {error!r}"
+                        f"{self.base_url} must answer as OpenAI's chat completions do, with one choice and its usage; "
+                        f"{error!r}"
                     ) from error
                 await asyncio.sleep(RETRY_SECONDS * 2**attempt)
         raise AssertionError("the last attempt returned or raised")
 
-    async def _post(self, body: dict[str, Any]) -> list[str]:
+    async def _post(self, body: dict[str, Any]) -> Answer:
         headers = {"Authorization": f"Bearer {self.api_key}"} if self.api_key else {}
         timeout = aiohttp.ClientTimeout(total=self.timeout_seconds)
         async with (
@@ -148,8 +166,10 @@ class EndpointAnswerer:
             session.post(f"{self.base_url.rstrip('/')}/chat/completions", json=body) as response,
         ):
             response.raise_for_status()
-            choices = (await response.json())["choices"]
-        texts = [choice["message"]["content"] or "" for choice in choices]
-        if len(texts) != body["n"]:
-            raise ValueError(f"{len(texts)} choices came")
-        return texts
+            answer = await response.json()
+        (choice,) = answer["choices"]
+        return Answer(
+            choice["message"]["content"] or "",
+            int(answer["usage"]["completion_tokens"]),
+            choice.get("finish_reason") == "stop",
+        )

@@ -7,9 +7,9 @@ import pytest
 from aiohttp import web
 from transformers import AutoTokenizer
 
-from megatron_k15.curation import answering
-from megatron_k15.curation.answering import AnsweringError, Ask, EndpointAnswerer, PoolAnswerer
 from megatron_k15.errors import DataError
+from megatron_k15.sampling import answering
+from megatron_k15.sampling.answering import Answer, AnsweringError, Ask, EndpointAnswerer, PoolAnswerer
 from tests.conftest import TinyVllm
 from tests.curation.questions import question
 
@@ -27,7 +27,9 @@ def test_a_pool_answers_with_a_seed_per_answer(vllm_tiny: TinyVllm) -> None:
     )
     first = vllm_tiny.run(answerer.answers(question("What is 3 + 4?"), ASK))
     assert len(first) == 3
-    assert len(set(first)) > 1
+    assert len({answer.text for answer in first}) > 1
+    # Six random tokens seldom hold the end of the sequence.
+    assert all(answer.num_tokens == 6 for answer in first if not answer.is_whole)
     with pytest.raises(DataError, match="prompt q cannot be asked: file:q: a prompt must have 1 to 511 tokens"):
         vllm_tiny.run(answerer.answers(question("x" * 600), ASK))
 
@@ -35,7 +37,7 @@ def test_a_pool_answers_with_a_seed_per_answer(vllm_tiny: TinyVllm) -> None:
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-async def _ask(handler: Handler) -> list[str]:
+async def _ask(handler: Handler) -> list[Answer]:
     """What the answerer makes of a server with this handler."""
     application = web.Application()
     application.router.add_post("/v1/chat/completions", handler)
@@ -58,22 +60,25 @@ def test_an_endpoint_is_asked_as_openai_has_it_and_again_after_a_failure(monkeyp
         seen.append((request.headers.get("Authorization"), await request.json()))
         if len(seen) == 1:
             return web.Response(status=503)
-        choices = [{"message": {"content": text}} for text in ("7", "8", None)]
-        return web.json_response({"choices": choices})
+        text, reason = {1: ("7", "stop"), 2: ("8", "length")}.get(len(seen) - 1, (None, "stop"))
+        choice = {"message": {"content": text}, "finish_reason": reason}
+        return web.json_response({"choices": [choice], "usage": {"completion_tokens": len(seen)}})
 
     monkeypatch.setattr(answering, "RETRY_SECONDS", 0.01)
-    assert asyncio.run(_ask(handler)) == ["7", "8", ""]
+    found = asyncio.run(_ask(handler))
+    assert sorted(found) == [("", 4, True), ("7", 2, True), ("8", 3, False)]
     authorization, body = seen[1]
     assert authorization == "Bearer secret"
     assert body["messages"] == [{"role": "user", "content": "What is 3 + 4?\n\nAnswer:"}]
-    assert (body["model"], body["n"], body["temperature"], body["max_tokens"]) == ("m", 3, 1.0, 6)
+    assert (body["model"], body["temperature"], body["max_tokens"]) == ("m", 1.0, 6)
+    assert len({body["seed"] for _, body in seen}) == 3, "each answer has its seed, the one sent again its own"
 
 
-@pytest.mark.parametrize("answer", [{"choices": []}, {"error": "no"}, [], {"choices": [{}, {}, {}]}])
+@pytest.mark.parametrize("answer", [{"choices": []}, {"error": "no"}, [], {"choices": [{}]}])
 def test_an_endpoint_that_speaks_otherwise_answers_nothing(answer: object, monkeypatch: pytest.MonkeyPatch) -> None:
     async def handler(request: web.Request) -> web.Response:
         return web.json_response(answer)
 
     monkeypatch.setattr(answering, "RETRY_SECONDS", 0.01)
-    with pytest.raises(AnsweringError, match="must answer as OpenAI's chat completions do, with n=3 choices"):
+    with pytest.raises(AnsweringError, match="must answer as OpenAI's chat completions do, with one choice"):
         asyncio.run(_ask(handler))

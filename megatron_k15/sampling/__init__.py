@@ -1,0 +1,1 @@
+"""Answers sampled, judged and chosen: what SFT, DPO, curation and evaluation are made of."""
