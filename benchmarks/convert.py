@@ -18,8 +18,8 @@ import torch
 from model_copy import copy_model
 
 from megatron_k15.checkpoint.conversion import hf_to_megatron, megatron_to_hf
-from megatron_k15.models.hf_files import SINGLE_FILE
 from megatron_k15.models.package_model import resolve_model
+from megatron_k15.models.weight_files import SINGLE_FILE
 
 PIECE_BYTES = 16 * 2**20
 

@@ -6,8 +6,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from megatron_k15.checkpoint.hf_layout import copy_companions, set_config_dtype
-from megatron_k15.models.hf_files import SINGLE_FILE
+from megatron_k15.checkpoint.companions import copy_companions
+from megatron_k15.checkpoint.hf_layout import set_config_dtype
+from megatron_k15.models.weight_files import SINGLE_FILE
 
 
 def copy_model(source: Path, directory: Path, dtype: torch.dtype) -> Path:

@@ -129,3 +129,10 @@ def test_packing():
     assert 0.99 < result["fill"] <= 1
     assert _positive(result["seconds"])
     assert result["python_over_compiled"] > 0
+
+
+def test_merge(tiny_model_dir):
+    result = _run("merge.py", "--model", tiny_model_dir)
+    assert _positive(result["seconds"])
+    # A tiny model: what is left is Python and NumPy.
+    assert 0 < result["peak_mib"]["stream"] < result["peak_mib"]["merge"] < 96

@@ -41,6 +41,7 @@ LEVELS = [
         "simulation",
         "test_cases",
     },
+    {"merging"},
     {"checkpoint"},
     {"engines", "models"},
     {"offload", "parallel", "kernels", "sandbox"},

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from megatron_k15.checkpoint import manifest
-from megatron_k15.checkpoint.hf_layout import WeightFile, copy_companions, plan_files, set_config_dtype, write_index
+from megatron_k15.checkpoint.companions import copy_companions
+from megatron_k15.checkpoint.hf_layout import WeightFile, plan_files, set_config_dtype, write_index
 from megatron_k15.checkpoint.new_directory import new_directory, refuse_existing
 from megatron_k15.checkpoint.stored_parameters import (
     StoredParameter,
@@ -96,8 +97,8 @@ def megatron_to_hf(
     companions = config_directory or source / HF_FOLDER
     architecture = Architecture.from_hf(companions)
     reader = TorchDistReader.open(source)
-    stored = _check_stored(source, architecture, reader)
-    with new_directory(target) as staging, _compared_with_manifest(source):
+    stored = check_stored(source, architecture, reader)
+    with new_directory(target) as staging, compared_with_manifest(source):
         copy_companions(companions, staging)
         set_config_dtype(staging, dtype or stored)
         files = plan_files(((rule.hf_name, rule.hf_shape) for rule in weight_rules(architecture)), dtype or stored)
@@ -125,7 +126,7 @@ def _write_files(
 
 
 @contextmanager
-def _compared_with_manifest(directory: Path) -> Iterator[None]:
+def compared_with_manifest(directory: Path) -> Iterator[None]:
     """Compare a checkpoint with our manifest, where it has one, beside what the block does; the block's end waits for
     the answer."""
     if not (directory / manifest.NAME).exists():
@@ -225,7 +226,7 @@ def _write_all(stream: RawIOBase, piece: Tensor) -> None:
         remaining = remaining[stream.write(remaining) :]
 
 
-def _check_stored(source: Path, architecture: Architecture, reader: TorchDistReader) -> torch.dtype:
+def check_stored(source: Path, architecture: Architecture, reader: TorchDistReader) -> torch.dtype:
     """The tensors are those of the architecture, all of one supported dtype, which is returned."""
     expected = {parameter.key: parameter.stored_shape for parameter in stored_parameters(architecture)}
     where = f"{source} does not hold the {architecture.hf_name} that its config.json describes"

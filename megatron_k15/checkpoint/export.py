@@ -14,10 +14,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 from megatron_k15.checkpoint.agreement import all_or_none, from_rank_zero
+from megatron_k15.checkpoint.companions import copy_companions
 from megatron_k15.checkpoint.hf_layout import (
     WeightFile,
     change_config,
-    copy_companions,
     plan_files,
     set_config_dtype,
     write_index,

@@ -1,7 +1,6 @@
 """Where each tensor stands in the safetensors files of a Hugging Face directory, and what else belongs there."""
 
 import json
-import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
@@ -10,13 +9,11 @@ from typing import Any
 
 import torch
 
-from megatron_k15.models.hf_files import DTYPES, INDEX_FILE, SINGLE_FILE
+from megatron_k15.models.hf_files import DTYPES
+from megatron_k15.models.weight_files import INDEX_FILE, SINGLE_FILE
 
 MAX_FILE_BYTES = 5 * 10**9
 """transformers' own limit per file is 5 GB as well."""
-
-COMPANION_SUFFIXES = frozenset({".json", ".txt", ".model", ".jinja", ".md", ".tiktoken"})
-"""Config, generation config, tokenizer, chat template, model card. Never code, never pickles."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,20 +74,6 @@ def write_index(directory: Path, files: list[WeightFile]) -> None:
     names = {name: file.name for file in files for name in file.starts}
     text = json.dumps({"metadata": {"total_size": total}, "weight_map": names}, indent=2)
     (directory / INDEX_FILE).write_text(text + "\n", encoding="utf-8")
-
-
-def copy_companions(source: Path, target: Path) -> None:
-    """Copy what stands beside the weights: config, tokenizer, chat template, model card, licence."""
-    target.mkdir(exist_ok=True)
-    for path in sorted(source.iterdir()):
-        if path.is_file() and _is_companion(path):
-            shutil.copyfile(path, target / path.name)
-
-
-def _is_companion(path: Path) -> bool:
-    if path.name.startswith(("LICENSE", "NOTICE")):
-        return True
-    return path.suffix in COMPANION_SUFFIXES and not path.name.endswith(".index.json")
 
 
 def set_config_dtype(directory: Path, dtype: torch.dtype) -> None:

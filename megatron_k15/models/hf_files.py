@@ -8,30 +8,25 @@ checkpoints are skipped; a `lm_head.weight` beside tied embeddings is skipped wh
 leave unequal ones untied, which is another architecture than the config's, so we refuse them).
 """
 
-import json
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from megatron_k15.errors import ModelError
 from megatron_k15.models.architecture import Architecture
 from megatron_k15.models.mapped_file import MappedFile
 from megatron_k15.models.mapping import weight_rules
+from megatron_k15.models.weight_files import listed, read_header, weight_files
 
-SINGLE_FILE = "model.safetensors"
-INDEX_FILE = "model.safetensors.index.json"
 DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 """safetensors' name → torch's: the dtypes we read and write."""
 
 _IGNORED = re.compile(r".*\.rotary_emb\.inv_freq")
-_NAMES_SHOWN = 8
 _COMPARED_BYTES = 16 * 2**20
 
 
@@ -139,7 +134,7 @@ class HfWeights:
 
 def _read_headers(directory: Path) -> dict[str, TensorPlace]:
     found: dict[str, TensorPlace] = {}
-    for path in _weight_files(directory):
+    for path in weight_files(directory):
         for name, place in _read_header(path).items():
             if _IGNORED.fullmatch(name):
                 continue
@@ -149,57 +144,14 @@ def _read_headers(directory: Path) -> dict[str, TensorPlace]:
     return found
 
 
-def _weight_files(directory: Path) -> list[Path]:
-    if not directory.is_dir():
-        raise ModelError(f"a model is a Hugging Face directory; {directory} is none")
-    if (directory / SINGLE_FILE).is_file():
-        return [directory / SINGLE_FILE]
-    if not (directory / INDEX_FILE).is_file():
-        bins = sorted(path.name for path in directory.glob("*.bin"))
-        advice = f"; {_list(bins)} are pickles, which we do not read: save the model as safetensors" if bins else ""
-        raise ModelError(f"a model directory needs {SINGLE_FILE} or {INDEX_FILE}; {directory} has neither{advice}")
-    names = _index_files(directory / INDEX_FILE)
-    missing = [name for name in names if not (directory / name).is_file()]
-    if missing:
-        raise ModelError(f"{directory}: {INDEX_FILE} names files that are not there: {_list(missing)}")
-    return [directory / name for name in names]
-
-
-def _index_files(path: Path) -> list[str]:
-    try:
-        names = set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values())
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelError(f"{path} must be JSON with a `weight_map` of tensor names to file names: {error!r}") from error
-    outside = [str(name) for name in names if not isinstance(name, str) or Path(name).name != name]
-    if outside:
-        raise ModelError(f"{path} must name files of its own directory, got {_list(outside)}")
-    return sorted(names)
-
-
 def _read_header(path: Path) -> dict[str, TensorPlace]:
-    try:
-        # The library checks sizes, offsets and overlaps against the file's length.
-        with safe_open(path, framework="numpy"):
-            pass
-    except (SafetensorError, OSError) as error:
-        raise ModelError(f"{path} is damaged or incomplete: {error}; copy it again") from error
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        header: dict[str, Any] = json.loads(file.read(length))
-    header.pop("__metadata__", None)
-    unsupported = [f"{name} ({entry['dtype']})" for name, entry in header.items() if entry["dtype"] not in DTYPES]
-    kept = [name for name in unsupported if not _IGNORED.match(name)]
+    places, others = read_header(path)
+    kept = [name for name in others if not _IGNORED.match(name)]
     if kept:
-        raise ModelError(f"{path}: tensors must be {', '.join(DTYPES)}; got {_list(kept)}")
+        raise ModelError(f"{path}: tensors must be {', '.join(DTYPES)}; got {listed(kept)}")
     return {
-        name: TensorPlace(
-            path=path,
-            start=8 + length + entry["data_offsets"][0],
-            dtype=DTYPES[entry["dtype"]],
-            shape=tuple(entry["shape"]),
-        )
-        for name, entry in header.items()
-        if entry["dtype"] in DTYPES
+        name: TensorPlace(path=path, start=place.start, dtype=DTYPES[place.dtype], shape=place.shape)
+        for name, place in places.items()
     }
 
 
@@ -208,15 +160,15 @@ def _check_names(
 ) -> None:
     where = f"{directory} does not hold the {architecture.hf_name} that its config.json describes"
     if missing := [name for name in shapes if name not in found]:
-        raise ModelError(f"{where}: missing {_list(missing)}")
+        raise ModelError(f"{where}: missing {listed(missing)}")
     if extra := [name for name in found if name not in shapes]:
-        raise ModelError(f"{where}: unexpected {_list(extra)}")
+        raise ModelError(f"{where}: unexpected {listed(extra)}")
     if wrong := [
         f"{name} is {list(found[name].shape)}, must be {list(shape)}"
         for name, shape in shapes.items()
         if found[name].shape != shape
     ]:
-        raise ModelError(f"{where}: {_list(wrong)}")
+        raise ModelError(f"{where}: {listed(wrong)}")
     dtypes = {place.dtype for place in found.values()}
     if len(dtypes) > 1:
         _refuse_mixed(directory, found)
@@ -230,11 +182,5 @@ def _refuse_mixed(directory: Path, found: dict[str, TensorPlace]) -> None:
     sizes = ", ".join(f"{len(names)} in {dtype}" for dtype, names in counts.items())
     raise ModelError(
         f"{directory}: all tensors must have one dtype, got {sizes}; "
-        f"in {found[fewest[0]].dtype} are {_list(fewest)}: cast the model first"
+        f"in {found[fewest[0]].dtype} are {listed(fewest)}: cast the model first"
     )
-
-
-def _list(names: Iterable[str]) -> str:
-    names = list(names)
-    more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
-    return ", ".join(names[:_NAMES_SHOWN]) + more

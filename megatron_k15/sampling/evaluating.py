@@ -75,23 +75,16 @@ def _numbers(result: TaskResult) -> dict[str, Any]:
 
 def results_table(results: Sequence[TaskResult]) -> Table:
     table = Table(box=None, pad_edge=False)
-    names = list(results[0].accuracies)
-    for header in ("task", "prompts", "answers", *names, "tokens", "cut off"):
-        table.add_column(header, justify="left" if header == "task" else "right", no_wrap=True)
+    for header in ("task", "figure", "", "95% interval"):
+        table.add_column(header, justify="left" if header in ("task", "figure") else "right")
     for result in results:
-        table.add_row(
-            result.name,
-            str(result.num_prompts),
-            str(result.num_answers),
-            *(_interval(result.accuracies[name]) for name in names),
-            f"{result.mean_tokens.value:.1f}",
-            f"{result.share_cut_off:.1%}",
-        )
+        table.add_row(f"{result.name}: {result.num_prompts} prompts, {result.num_answers} answers each")
+        for name, found in result.accuracies.items():
+            table.add_row("", name, f"{found.value:.3f}", f"{found.low:.3f} to {found.high:.3f}")
+        found = result.mean_tokens
+        table.add_row("", "mean tokens", f"{found.value:.1f}", f"{found.low:.1f} to {found.high:.1f}")
+        table.add_row("", "cut off", f"{result.share_cut_off:.3f}")
     return table
-
-
-def _interval(found: Estimate) -> str:
-    return f"{found.value:.3f} ({found.low:.3f} to {found.high:.3f})"
 
 
 def draw_results(model: str, results: Sequence[TaskResult], path: Path) -> None:

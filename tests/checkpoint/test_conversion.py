@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from megatron_k15.checkpoint import conversion
 from megatron_k15.checkpoint.conversion import hf_to_megatron, megatron_to_hf
 from megatron_k15.errors import CheckpointError, ModelError
-from megatron_k15.models.hf_files import SINGLE_FILE
+from megatron_k15.models.weight_files import SINGLE_FILE
 from tests.launch import ROOT, run_ranks
 from tests.models.tiny_models import LLAMA3_SCALING, build, change_config
 

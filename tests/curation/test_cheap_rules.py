@@ -11,7 +11,8 @@ from megatron_k15.curation.settings import CurationSettings
 from megatron_k15.curation.subjects import tag_subject
 from megatron_k15.curation.validity import check_validity
 from megatron_k15.errors import ConfigError
-from tests.curation.questions import candidate, question, reasons
+from tests.curation.questions import candidate, reasons
+from tests.sampling.scripted_model import question
 
 SETTINGS = CurationSettings()
 INVALID = [

@@ -17,7 +17,8 @@ from megatron_k15.prompts.question import Question
 from megatron_k15.rewards.score import Scorer
 from megatron_k15.rows.problems import Problems
 from megatron_k15.sampling.samples import Sampler
-from tests.curation.questions import ScriptedModel, question, reasons
+from tests.curation.questions import reasons
+from tests.sampling.scripted_model import ScriptedModel, question
 
 QUESTIONS = [
     question("What is 3 + 4 in the usual numbers?", "7", "easy"),

@@ -10,8 +10,9 @@ from safetensors.torch import load_file, save_file
 
 from megatron_k15.errors import ModelError
 from megatron_k15.models.architecture import Architecture
-from megatron_k15.models.hf_files import INDEX_FILE, SINGLE_FILE, HfWeights
+from megatron_k15.models.hf_files import HfWeights
 from megatron_k15.models.mapping import weight_rules
+from megatron_k15.models.weight_files import INDEX_FILE, SINGLE_FILE
 from tests.models.tiny_models import FAMILIES, build
 
 NORM = "model.layers.1.input_layernorm.weight"

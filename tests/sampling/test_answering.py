@@ -11,7 +11,7 @@ from megatron_k15.errors import DataError
 from megatron_k15.sampling import answering
 from megatron_k15.sampling.answering import Answer, AnsweringError, Ask, EndpointAnswerer, PoolAnswerer
 from tests.conftest import TinyVllm
-from tests.curation.questions import question
+from tests.sampling.scripted_model import question
 
 ASK = Ask(instruction="{prompt}\n\nAnswer:", num_answers=3, temperature=1.0, max_tokens=6, seed=0)
 

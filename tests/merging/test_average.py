@@ -1,0 +1,52 @@
+"""Averages against PyTorch's float64."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from megatron_k15.merging.average import average_into, normalized
+
+DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+
+
+def _average(tensors: list[torch.Tensor], weights: list[float], name: str) -> torch.Tensor:
+    target = torch.empty_like(tensors[0])
+    sources = [tensor.view(torch.uint8).numpy() for tensor in tensors]
+    average_into(sources, weights, name, target.view(torch.uint8).numpy())
+    return target
+
+
+@pytest.mark.parametrize("name", DTYPES)
+@given(seed=st.integers(0, 2**31), count=st.integers(1, 4), scale=st.sampled_from([1e-6, 1.0, 1e3]))
+def test_it_is_the_float64_sum_rounded_to_the_nearest(name: str, seed: int, count: int, scale: float) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    tensors = [(scale * torch.randn(257, generator=generator)).to(DTYPES[name]) for _ in range(count)]
+    weights = list(normalized(torch.rand(count, generator=generator).add(0.1).tolist()))
+    exact = sum(weight * tensor.double() for weight, tensor in zip(weights, tensors, strict=True))
+    found = _average(tensors, weights, name)
+    if name == "F16":  # PyTorch goes through float32 on its way there, and so rounds twice
+        spacing = np.spacing(found.abs().numpy().astype(np.float16)).astype(np.float64)
+        assert ((found.double() - exact).abs().numpy() <= spacing / 2).all()
+    else:
+        assert torch.equal(found, exact.float().to(DTYPES[name]))
+
+
+def test_bf16_rounds_to_nearest_even_and_keeps_what_is_not_finite() -> None:
+    one, ulp = 1.0, 2.0**-7
+    pairs = [(one, one + ulp), (one + ulp, one + 2 * ulp), (float("inf"), 1.0), (float("nan"), 1.0), (-0.0, -0.0)]
+    first, second = (torch.tensor([pair[side] for pair in pairs], dtype=torch.bfloat16) for side in (0, 1))
+    found = _average([first, second], [0.5, 0.5], "BF16")
+    # Halfway between 1 and 1 + ulp lies the even 1; between 1 + ulp and 1 + 2 ulp the even 1 + 2 ulp.
+    assert found[:3].tolist() == [1.0, 1.0 + 2 * ulp, float("inf")]
+    assert bool(found[3].isnan())
+    assert torch.signbit(found[4])
+
+
+def test_weights_are_divided_by_their_sum() -> None:
+    assert normalized([1, 3]) == (0.25, 0.75)
+    assert normalized([2, -1]) == (2.0, -1.0)
+    target = np.empty(4, dtype=np.uint8)
+    average_into([np.float32([3]).view(np.uint8)] * 2, normalized([2, -1]), "F32", target)
+    assert target.view(np.float32)[0] == 3.0
