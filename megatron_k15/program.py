@@ -50,8 +50,7 @@ def run_program(
     options = parser.parse_intermixed_args(arguments)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _interrupt)
-    for message in EXPECTED_WARNINGS:
-        warnings.filterwarnings("ignore", message)
+    ignore_expected_warnings()
     try:
         config = load_config_of(config_class, options.config, options.overrides)
         if options.dry_run:
@@ -72,6 +71,11 @@ def run_program(
         leave_for_torchrun(traceback.format_exc())
         raise
     return 0
+
+
+def ignore_expected_warnings() -> None:
+    for message in EXPECTED_WARNINGS:
+        warnings.filterwarnings("ignore", message)
 
 
 def is_first_rank() -> bool:

@@ -26,7 +26,7 @@ LEVELS = [
     },
     {"trainer_group"},
     {"training_worker", "loaded_policy"},
-    {"curation"},
+    {"curation", "corpus"},
     {"sampling"},
     {
         "prompts",

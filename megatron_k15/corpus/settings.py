@@ -1,0 +1,39 @@
+"""Thresholds of the corpus pipeline. The report names its steps, not their numbers: these are ours, after what
+published pipelines (Gopher, C4, FineWeb) use."""
+
+from dataclasses import dataclass
+
+from megatron_k15.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class CorpusSettings:
+    min_characters: int = 20
+    max_characters: int = 1_000_000
+    min_mean_word: float = 1.0
+    max_mean_word: float = 20.0
+    """Mean length of words, in characters. Outside: no prose, no code."""
+    max_symbol_share: float = 0.5
+    """Of characters that are neither letters, digits nor white space."""
+    max_repeated_lines: float = 0.5
+    """Share of the lines that have come before, in documents of ten lines or more."""
+    max_similarity: float = 0.8
+    """Near duplicates: the share of common five-word pieces from which the later document goes; 1 keeps them all."""
+    classifier_weight: float = 1.0
+    model_weight: float = 1.0
+    """Parts of the combined score, of those that there are."""
+    rates: tuple[tuple[float, float], ...] = ((0.0, 0.0), (0.25, 0.5), (0.5, 1.0), (0.85, 2.0))
+    """Steps (score, sampling rate): from each score on its rate. 0 leaves a document out, 0.5 takes every second one, 2
+    takes it twice."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.rates or self.rates[0][0] != 0 or list(self.rates) != sorted(self.rates):
+            raise ConfigError(f"rates must begin at score 0 and rise in score, got {self.rates}")
+        if any(rate < 0 for _, rate in self.rates):
+            raise ConfigError(f"rates must be at least 0, got {self.rates}")
+        if not 0 < self.max_similarity <= 1:
+            raise ConfigError(f"max_similarity must be above 0 and at most 1, got {self.max_similarity}")
+
+    def rate(self, score: float) -> float:
+        return next(rate for threshold, rate in reversed(self.rates) if score >= threshold)

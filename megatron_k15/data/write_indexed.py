@@ -1,0 +1,34 @@
+"""Documents' tokens → an indexed data set, as megatron-core's builder writes it. There whole or not at all."""
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import torch
+
+
+def write_indexed(prefix: Path, documents: Iterable[Sequence[int]], *, vocab_size: int) -> tuple[int, int]:
+    """Write PREFIX.bin and PREFIX.idx; returns how many documents and tokens.
+
+    Args:
+        documents: token ids, each with its end-of-sequence token.
+        vocab_size: decides the width of a token.
+    """
+    # megatron-core takes seconds to import: not before bad input is found.
+    from megatron.core.datasets.indexed_dataset import DType, IndexedDatasetBuilder
+
+    prefix.parent.mkdir(parents=True, exist_ok=True)
+    new = prefix.with_name(f"{prefix.name}.new")
+    num_documents = num_tokens = 0
+    builder = IndexedDatasetBuilder(f"{new}.bin", dtype=DType.optimal_dtype(vocab_size))
+    for tokens in documents:
+        builder.add_document(torch.tensor(tokens), [len(tokens)])
+        num_documents += 1
+        num_tokens += len(tokens)
+    builder.finalize(f"{new}.idx")
+    # The index last: without it there is no data set.
+    for suffix in (".bin", ".idx"):
+        with Path(f"{new}{suffix}").open("rb") as file:
+            os.fsync(file.fileno())
+        Path(f"{new}{suffix}").rename(f"{prefix}{suffix}")
+    return num_documents, num_tokens
