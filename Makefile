@@ -1,11 +1,12 @@
 # make quickstart   install what is missing, then RL on a real small model (at most 15 minutes on 2 CPU cores)
+# make recipe       install what is missing, then the whole recipe at small scale (at most 30 minutes on 2 CPU cores)
 # make test         install what is missing, then lint, type check and every test (under 20 minutes)
 # make setup        only install
 SHELL := /bin/bash
 PYTHON := .venv/bin/python
 READY := .venv/.ready
 
-.PHONY: setup quickstart test lint kernels clean
+.PHONY: setup quickstart recipe test lint kernels clean
 
 setup: $(READY) kernels
 
@@ -18,6 +19,9 @@ kernels: $(READY)
 quickstart: setup
 	$(PYTHON) -m torch.distributed.run --standalone --nproc-per-node 1 \
 	  -m megatron_k15.train_rl --config examples/smollm2_math/quickstart.yaml $(ARGS)
+
+recipe: setup
+	OMP_WAIT_POLICY=passive $(PYTHON) examples/recipe/recipe.py $(ARGS)
 
 lint: $(READY)
 	.venv/bin/ruff check .

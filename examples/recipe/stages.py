@@ -4,6 +4,7 @@ something that it depends on has changed."""
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -75,7 +77,7 @@ class Runner:
         before = float(record["seconds"]) if goes_on else 0.0
         log = self._folder / f"{stage.name}.log"
         self._write(stage.name, fingerprint, done=False, seconds=before)
-        self._say(f"{title}{', gone on with' if goes_on else ''}: {' '.join(stage.command)}")
+        self._say(f"{title}{', gone on with' if goes_on else ''}: {shlex.join(stage.command)}")
         started = time.monotonic()
         try:
             status = _call(stage.command, log)
@@ -97,7 +99,7 @@ class Runner:
     def _path(self, name: str) -> Path:
         return self._folder / f"{name}.json"
 
-    def _record(self, name: str) -> Mapping[str, object]:
+    def _record(self, name: str) -> Mapping[str, Any]:
         path = self._path(name)
         return json.loads(path.read_text()) if path.exists() else {}
 

@@ -62,7 +62,7 @@ class Sum:
         check = f"Check: {self.steps(backwards=True)}. First"
         if rng.random() >= error_share:
             return f"{plan} {self.steps()}. {check} {self.total}, then {self.total}: same. {self.boxed()}"
-        at, error = rng.randrange(1, len(self.numbers)), rng.choice((-1, 1, 10))
+        at, error = rng.randrange(len(self.numbers)), rng.choice((-1, 1, 10))
         wrong = self.steps(error_at=at, error=error)
         return (
             f"{plan} {wrong}. {check} {self.total + error}, then {self.total}: they differ. "
@@ -70,6 +70,6 @@ class Sum:
         )
 
 
-def draw(rng: random.Random, *, fewest: int = 2, most: int = 8, largest: int = 30) -> Sum:
+def draw(rng: random.Random, *, fewest: int, most: int, largest: int) -> Sum:
     count = rng.randint(fewest, most)
     return Sum(numbers=tuple(rng.randint(1, largest) for _ in range(count)))
