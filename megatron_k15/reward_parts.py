@@ -1,20 +1,27 @@
 """Builds what judges responses, on rank 0: the scorer, and the reward model with a vLLM of its own."""
 
+import json
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 
 from megatron_k15.config import Config, RewardModelConfig
+from megatron_k15.data.correctness import JudgementEncoder
 from megatron_k15.engines.pool import EnginePool
 from megatron_k15.engines.sidecar import OnProgress
+from megatron_k15.errors import ModelError
+from megatron_k15.models.identity import model_identity
 from megatron_k15.models.package_model import resolve_model
+from megatron_k15.models.tokenizer import load_tokenizer
 from megatron_k15.parallel.platform import resolve_dtype
+from megatron_k15.rewards.classic.judge import ClassicJudge, Encode
 from megatron_k15.rewards.cot.cache import VerdictCache
 from megatron_k15.rewards.cot.judge import Chat, CotJudge
 from megatron_k15.rewards.cot.servers import EndpointChat, PoolChat
 from megatron_k15.rewards.score import Scorer
 from megatron_k15.rewards.second_opinion import SecondOpinion
-from megatron_k15.rewards.verdicts import VerdictSource
+from megatron_k15.rewards.verdicts import AnswerPair, VerdictSource
+from megatron_k15.rows.files import BadRowError
 
 CACHE = "reward_model_verdicts.jsonl"
 """Inside the run's folder."""
@@ -54,8 +61,54 @@ class RewardParts:
             return None
         cache = VerdictCache(run_dir / CACHE)
         stack.callback(cache.close)
-        chat, self._pool = chat_model(config, run_dir / "logs" / "reward_model")
-        return SecondOpinion(CotJudge(chat, config, cache), config)
+        judge, self._pool = _judge(config, run_dir / "logs" / "reward_model", cache)
+        return SecondOpinion(judge, config)
+
+
+def _judge(config: RewardModelConfig, log_dir: Path, cache: VerdictCache) -> tuple[VerdictSource, EnginePool | None]:
+    """The reward model, and the pool to start for it where it is not somebody's server."""
+    if config.kind == "classic":
+        model_dir = resolve_model(config.path)
+        pool = _pool(config, model_dir, log_dir, runner="pooling")
+        encode = _encode(model_dir)
+        return ClassicJudge(pool, encode, config, cache, model_name=model_identity(config.path, model_dir)), pool
+    chat, chat_pool = chat_model(config, log_dir)
+    return CotJudge(chat, config, cache), chat_pool
+
+
+def _encode(model_dir: Path) -> Encode:
+    """The text that training saw.
+
+    Raises:
+        ModelError: not a model with one label.
+    """
+    config = json.loads((model_dir / "config.json").read_text(encoding="utf-8"))
+    if len(config.get("id2label", {})) != 1:
+        raise ModelError(
+            f"reward_model.kind=classic wants what train_reward_model exports, a model with one label; {model_dir} is "
+            f"{config.get('architectures')}"
+        )
+    encoder = JudgementEncoder(tokenizer=load_tokenizer(model_dir), vocab_size=config["vocab_size"])
+
+    def encode(pair: AnswerPair) -> tuple[int, ...] | None:
+        try:
+            return encoder.tokens(pair.question, pair.reference, pair.response or pair.given)
+        except BadRowError:
+            return None
+
+    return encode
+
+
+def _pool(config: RewardModelConfig, model_dir: Path, log_dir: Path, *, runner: str) -> EnginePool:
+    return EnginePool(
+        config.engine,
+        model_dir=model_dir,
+        dtype=resolve_dtype(config.engine.dtype),
+        log_dir=log_dir,
+        max_concurrent=config.max_concurrent_requests,
+        request_timeout_seconds=config.request_timeout_seconds,
+        runner=runner,
+    )
 
 
 def chat_model(config: RewardModelConfig, log_dir: Path) -> tuple[Chat, EnginePool | None]:
@@ -64,25 +117,18 @@ def chat_model(config: RewardModelConfig, log_dir: Path) -> tuple[Chat, EnginePo
         chat = EndpointChat(config.address, served_name=config.served_name, token_variable=config.token_variable)
         return chat, None
     model_dir = resolve_model(config.path)
-    pool = EnginePool(
-        config.engine,
-        model_dir=model_dir,
-        dtype=resolve_dtype(config.engine.dtype),
-        log_dir=log_dir,
-        max_concurrent=config.max_concurrent_requests,
-        request_timeout_seconds=config.request_timeout_seconds,
-    )
-    return PoolChat(pool, name=str(model_dir)), pool
+    pool = _pool(config, model_dir, log_dir, runner="generate")
+    return PoolChat(pool, name=model_identity(config.path, model_dir)), pool
 
 
 @asynccontextmanager
-async def open_cot_judge(config: RewardModelConfig, log_dir: Path) -> AsyncIterator[VerdictSource]:
+async def open_judge(config: RewardModelConfig, log_dir: Path) -> AsyncIterator[VerdictSource]:
     """The reward model alone, as a source of verdicts; its vLLM runs inside."""
-    chat, pool = chat_model(config, log_dir)
+    judge, pool = _judge(config, log_dir, VerdictCache(None))
     try:
         if pool is not None:
             await pool.start()
-        yield CotJudge(chat, config, VerdictCache(None))
+        yield judge
     finally:
         if pool is not None:
             await pool.stop()

@@ -1,6 +1,7 @@
 """Accuracy, precision and recall of sources of verdicts on labelled answer pairs, side by side.
 
-python tools/evaluate_rewards.py [--pairs FILE.jsonl …] [--source NAME …] [--reward-model DIR|URL] [--output FILE]
+python tools/evaluate_rewards.py [--pairs FILE.jsonl …] [--source NAME …] [--classic-model DIR]
+    [--reward-model DIR|URL] [--output FILE]
 """
 
 import argparse
@@ -13,9 +14,9 @@ from typing import Any
 
 from rich.console import Console
 
-from megatron_k15.config import RewardConfig, RewardModelConfig
+from megatron_k15.config import EngineConfig, RewardConfig, RewardModelConfig
 from megatron_k15.errors import ConfigError, K15Error
-from megatron_k15.reward_parts import open_cot_judge
+from megatron_k15.reward_parts import open_judge
 from megatron_k15.rewards.source_scores import (
     LabelledPair,
     SourceScore,
@@ -26,7 +27,8 @@ from megatron_k15.rewards.source_scores import (
 )
 from megatron_k15.rewards.sources import Opener, rule_sources
 
-COT_RM = "cot_rm"
+COT_RM, CLASSIC_RM = "cot_rm", "classic_rm"
+NEEDS = {CLASSIC_RM: "--classic-model", COT_RM: "--reward-model"}
 ANSWER_PAIRS = Path(__file__).resolve().parents[1] / "benchmarks" / "answer_pairs"
 LABELLED_SET = (ANSWER_PAIRS / "by_hand.jsonl", ANSWER_PAIRS / "by_program.jsonl")
 
@@ -54,14 +56,18 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _openers(options: argparse.Namespace) -> Mapping[str, Opener]:
     """Every source there is, by name."""
-    rules = rule_sources(RewardConfig(num_workers=options.num_workers, timeout_seconds=options.timeout_seconds))
-    if not options.reward_model:
-        return rules
-    where = "address" if options.reward_model.startswith("http") else "path"
-    named = {where: options.reward_model, "served_name": options.served_name}
-    votes = {"num_votes": options.votes, "temperature": 0.7 if options.votes > 1 else 0.0}
-    config = RewardModelConfig(kind="cot", **named, **votes)
-    return {**rules, COT_RM: lambda: open_cot_judge(config, options.log_dir)}
+    found = dict(rule_sources(RewardConfig(num_workers=options.num_workers, timeout_seconds=options.timeout_seconds)))
+    if options.classic_model:
+        engine = EngineConfig(max_model_len=options.classic_max_tokens, kv_cache_bytes=1 << 28)
+        classic = RewardModelConfig(kind="classic", path=options.classic_model, engine=engine)
+        found[CLASSIC_RM] = lambda: open_judge(classic, options.log_dir / CLASSIC_RM)
+    if options.reward_model:
+        where = "address" if options.reward_model.startswith("http") else "path"
+        named = {where: options.reward_model, "served_name": options.served_name}
+        votes = {"num_votes": options.votes, "temperature": 0.7 if options.votes > 1 else 0.0}
+        cot = RewardModelConfig(kind="cot", **named, **votes)
+        found[COT_RM] = lambda: open_judge(cot, options.log_dir)
+    return found
 
 
 async def _scores(
@@ -70,7 +76,7 @@ async def _scores(
     scores = []
     for name in names:
         if name not in openers:
-            raise ConfigError(f"--source {name} needs --reward-model")
+            raise ConfigError(f"--source {name} needs {NEEDS[name]}")
         async with openers[name]() as source:
             scores.append(await score_source(source, pairs))
     return scores
@@ -102,10 +108,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--pairs", type=Path, nargs="+", default=list(LABELLED_SET), metavar="FILE", help="default: the labelled set"
     )
-    parser.add_argument("--source", nargs="+", choices=[*names, COT_RM], help="default: all of them")
+    parser.add_argument("--source", nargs="+", choices=[*names, *NEEDS], help="default: all of them")
     parser.add_argument(
         "--reward-model", metavar="DIR|URL", help="a chat model that judges by chain of thought, as the source cot_rm"
     )
+    parser.add_argument(
+        "--classic-model", default="", metavar="DIR", help="what train_reward_model exported, as the source classic_rm"
+    )
+    parser.add_argument("--classic-max-tokens", type=int, default=512, help="of one text it reads (%(default)s)")
     parser.add_argument("--served-name", default="", help="its name at a URL")
     parser.add_argument("--votes", type=int, default=1, help="verdicts of it per pair (%(default)s)")
     parser.add_argument("--log-dir", type=Path, default=Path("logs"), help="of its vLLM (%(default)s)")

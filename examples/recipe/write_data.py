@@ -38,7 +38,7 @@ class Sizes:
     chats: int = 2000
     long_cot: int = 120
     rl: int = 3000
-    short: int = 400
+    short: int = 300
     test: int = 200
     fewest: int = 2
     most: int = 8

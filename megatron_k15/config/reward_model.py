@@ -10,7 +10,8 @@ from megatron_k15.errors import ConfigError
 @dataclass(frozen=True, kw_only=True)
 class RewardModelConfig:
     kind: str = "off"
-    """`off`, or `cot`: a chat model that reasons step by step and ends with a JSON verdict."""
+    """`off`; `cot`: a chat model that reasons step by step and ends with a JSON verdict; `classic`: a model that
+    train_reward_model has trained, whose score says it."""
     path: str = ""
     """Its Hugging Face directory, or `package:…` as `model.path`: a vLLM of its own is started beside the policy's."""
     address: str = ""
@@ -25,6 +26,8 @@ class RewardModelConfig:
     """What counts when the model gives no verdict: the `rule`'s, `wrong`, or `stop` the run."""
     tasks: tuple[str, ...] = ("math",)
     """Kinds of prompts it judges."""
+    threshold: float = 0.0
+    """Of a classic model: a score above it says right. 0 is where it was trained to part right from wrong."""
     num_votes: int = 1
     """Verdicts per answer; the majority counts, a tie is none."""
     temperature: float = 0.0
@@ -42,13 +45,15 @@ class RewardModelConfig:
     """Of a vLLM of the run's own."""
 
     def __post_init__(self) -> None:
-        one_of("reward_model.kind", self.kind, ("off", "cot"))
+        one_of("reward_model.kind", self.kind, ("off", "cot", "classic"))
         one_of("reward_model.decides", self.decides, ("after_rule_wrong", "always"))
         one_of("reward_model.fallback", self.fallback, ("rule", "wrong", "stop"))
         for name in ("num_votes", "max_tokens", "num_attempts", "max_concurrent_requests", "max_response_characters"):
             at_least(f"reward_model.{name}", getattr(self, name), 1)
         at_least("reward_model.temperature", self.temperature, 0)
         above_zero("reward_model.request_timeout_seconds", self.request_timeout_seconds)
+        if self.kind == "classic" and self.address:
+            raise ConfigError("reward_model.kind=classic wants a path: its vLLM is started here")
         if self.kind != "off" and bool(self.path) == bool(self.address):
             raise ConfigError("reward_model needs either a path or the address of a server, and not both")
         if self.num_votes > 1 and self.temperature == 0:

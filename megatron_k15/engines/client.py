@@ -114,6 +114,16 @@ class EngineClient:
         body = self._body([0] * 8, {"max_tokens": 2, "temperature": 1.0, "logprobs": 0, "ignore_eos": True})
         await self.call("POST", "/inference/v1/generate", body, limit_seconds=limit_seconds)
 
+    async def scores(self, sequences: Sequence[Sequence[int]], limit_seconds: float) -> tuple[float, ...]:
+        """What a model with one label gives each sequence of token ids, before any activation. Of a vLLM whose runner
+        is `pooling`."""
+        body = {"input": [list(tokens) for tokens in sequences], "task": "classify", "use_activation": False}
+        answer = await self.call("POST", "/pooling", {"model": MODEL_NAME, **body}, limit_seconds=limit_seconds)
+        return read_scores(answer, len(sequences), who=self._who)
+
+    async def warm_up_scores(self, limit_seconds: float) -> None:
+        await self.scores([[0] * 8], limit_seconds)
+
     async def generate(self, request: GenerateRequest, limit_seconds: float | None = None) -> Generation:
         """Sample one response."""
         answer = await self.call(
@@ -319,6 +329,21 @@ def parse_version(version: object, *, who: str) -> int:
     if isinstance(version, str) and version.isascii() and version.isdigit():
         return int(version)
     raise EngineError(f"{who} must name weight versions by numbers, got {version!r}")
+
+
+def read_scores(answer: Mapping[str, Any], count: int, *, who: str) -> tuple[float, ...]:
+    """
+    Raises:
+        EngineError: not one finite score per sequence, in order.
+    """
+    try:
+        by_index = {entry["index"]: entry["data"] for entry in answer["data"]}
+        scores = tuple(float(value) for index in range(count) for (value,) in [by_index[index]])
+    except (KeyError, TypeError, ValueError) as error:
+        raise EngineError(f"{who} must give one score per sequence, got {str(answer)[:300]}") from error
+    if not all(map(math.isfinite, scores)):
+        raise EngineError(f"{who} must give finite scores, got {scores}")
+    return scores
 
 
 def read_prompt_logprobs(answer: Mapping[str, Any], token_ids: Sequence[int], *, who: str) -> tuple[float, ...]:

@@ -42,6 +42,7 @@ class EnginePool:
         weight_timeout_seconds: float = 300.0,
         gpus: Sequence[Sequence[int]] | None = None,
         colocate: str = "off",
+        runner: str = "generate",
         roster: Roster | None = None,
     ) -> None:
         """
@@ -56,6 +57,7 @@ class EnginePool:
             weight_timeout_seconds: for one vLLM to load a weight version.
             gpus: local GPU numbers of each instance; None leaves the choice to vLLM.
             colocate: `colocate.mode`: how `release` gives memory back.
+            runner: `generate`, or `pooling` for a model that gives scores.
             roster: instances on other machines; the pool starts and stops it.
 
         Raises:
@@ -92,6 +94,7 @@ class EnginePool:
                 vocab_size=num_token_ids,
                 gpus=gpus[index] if gpus is not None else None,
                 colocate=colocate,
+                runner=runner,
                 on_progress=lambda text: self._on_progress(text),
             )
 
@@ -179,6 +182,14 @@ class EnginePool:
             EngineError: no instance is left, or there was no answer within the limit.
         """
         return await self._dispatch.on_any(lambda client: client.chat(body, limit_seconds))
+
+    async def scores(self, sequences: Sequence[Sequence[int]], limit_seconds: float) -> tuple[float, ...]:
+        """A score per sequence of token ids, from a pool whose runner is `pooling`; survives as `chat` does.
+
+        Raises:
+            EngineError: no instance is left, or there was no answer within the limit.
+        """
+        return await self._dispatch.on_any(lambda client: client.scores(sequences, limit_seconds))
 
     async def prompt_logprobs(self, sequences: Sequence[Sequence[int]]) -> tuple[tuple[float, ...], ...]:
         """ln p of every given token at temperature 1, 0.0 for each sequence's first, from every instance.

@@ -39,6 +39,7 @@ def server_command(
     on_cpu: bool,
     seed: int,
     colocate: str = "off",
+    runner: str = "generate",
 ) -> list[str]:
     """The command line of one instance.
 
@@ -48,6 +49,7 @@ def server_command(
             endpoints know no key: whoever reaches them owns the engine, so there is no port for others to reach.
         backend: vLLM's name of the weight-transfer engine inside it.
         colocate: `colocate.mode`.
+        runner: `generate`, or `pooling` for a model that gives scores.
     """
     command = [
         *(sys.executable, "-m", "vllm.entrypoints.openai.api_server"),
@@ -56,16 +58,19 @@ def server_command(
         *("--dtype", {"bf16": "bfloat16", "fp32": "float32"}[dtype]),
         *("--max-model-len", str(config.max_model_len)),
         *("--tensor-parallel-size", str(config.tensor_parallel_size)),
-        *("--seed", str(seed)),
-        "--enable-scale-out",  # opens /inference/v1/generate: token ids in and out
-        # Of the distribution the token was drawn from, after temperature: what the trainer compares with.
-        *("--logprobs-mode", "processed_logprobs"),
-        # A model's own generation_config.json may bring top_p or a repetition penalty: nothing is applied unasked.
-        *("--generation-config", "vllm"),
-        *("--weight-transfer-config", json.dumps({"backend": backend})),
-        "--enable-prefix-caching" if config.enable_prefix_caching else "--no-enable-prefix-caching",
+        *("--seed", str(seed), "--runner", runner),
         *("--disable-log-stats", "--disable-uvicorn-access-log"),
     ]
+    if runner == "generate":
+        command += [
+            "--enable-scale-out",  # opens /inference/v1/generate: token ids in and out
+            # Of the distribution the token was drawn from, after temperature: what the trainer compares with.
+            *("--logprobs-mode", "processed_logprobs"),
+            # A model's own generation_config.json may bring top_p or a repetition penalty: nothing is applied unasked.
+            *("--generation-config", "vllm"),
+            *("--weight-transfer-config", json.dumps({"backend": backend})),
+            "--enable-prefix-caching" if config.enable_prefix_caching else "--no-enable-prefix-caching",
+        ]
     if colocate == "sleep":
         # vLLM's own sleep mode is for GPUs; ours for CPUs is mixed into the worker.
         command += ["--worker-extension-cls", WORKER_MEMORY] if on_cpu else ["--enable-sleep-mode"]

@@ -47,6 +47,7 @@ class Sidecar:
         vocab_size: int,
         gpus: Sequence[int] | None = None,
         colocate: str = "off",
+        runner: str = "generate",
         on_progress: OnProgress = lambda text: None,
     ) -> None:
         """`on_progress` is told about once a second what the start waits for."""
@@ -62,6 +63,7 @@ class Sidecar:
         self._vocab_size = vocab_size
         self._gpus = gpus
         self._colocate = colocate
+        self._runner = runner
         self._on_progress = on_progress
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -145,6 +147,7 @@ class Sidecar:
             on_cpu=self._on_cpu,
             seed=self.index,
             colocate=self._colocate,
+            runner=self._runner,
         )
         environment = server_environment(
             self._config, os.environ, scratch_dir=scratch_dir, on_cpu=self._on_cpu, gpus=self._gpus
@@ -181,7 +184,8 @@ class Sidecar:
             await asyncio.sleep(0.1)
         self._on_progress(f"vLLM {self.index}: first request, {time.monotonic() - started:.0f} s")
         try:
-            await client.warm_up(limit_seconds=max(1.0, limit_seconds - (time.monotonic() - started)))
+            warm_up = client.warm_up if self._runner == "generate" else client.warm_up_scores
+            await warm_up(limit_seconds=max(1.0, limit_seconds - (time.monotonic() - started)))
         except EngineGone as error:
             raise EngineError(f"vLLM {self.index} died of its first request; it {self.exit_summary()}") from error
         self._on_progress(f"vLLM {self.index}: ready after {time.monotonic() - started:.0f} s")

@@ -1,8 +1,6 @@
 """The command line's side of `answering.py`: options, and the answerer that they name."""
 
 import argparse
-import hashlib
-import json
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -11,6 +9,7 @@ from pathlib import Path
 from megatron_k15.config import EngineConfig
 from megatron_k15.engines.pool import EnginePool
 from megatron_k15.errors import ConfigError
+from megatron_k15.models.identity import model_identity
 from megatron_k15.models.package_model import resolve_model
 from megatron_k15.models.tokenizer import load_tokenizer
 from megatron_k15.sampling.answering import Answerer, EndpointAnswerer, PoolAnswerer
@@ -51,7 +50,7 @@ async def open_answerer(
 
         try:
             yield PoolAnswerer(
-                name=_identity(options.model, model_dir),
+                name=model_identity(options.model, model_dir),
                 pool=pool,
                 tokenizer=load_tokenizer(model_dir),
                 max_model_len=options.max_model_len,
@@ -62,10 +61,3 @@ async def open_answerer(
             await pool.stop()
     else:
         yield None
-
-
-def _identity(name: str, model_dir: Path) -> str:
-    """A model that was trained on in the same place is another one: what the old one answered does not count."""
-    files = sorted(model_dir.glob("*.safetensors"))
-    said = [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files]
-    return f"{name} {hashlib.sha256(json.dumps(said).encode()).hexdigest()[:12]}"

@@ -10,7 +10,7 @@ import pytest
 
 from megatron_k15.config import RewardModelConfig
 from megatron_k15.errors import EngineError
-from megatron_k15.reward_parts import open_cot_judge
+from megatron_k15.reward_parts import open_judge
 from megatron_k15.rewards.cot.prompt import messages
 from megatron_k15.rewards.cot.servers import EndpointChat, chat_text
 from megatron_k15.rewards.cot.sft_data import JudgedExample, write_sft_examples
@@ -28,7 +28,7 @@ def test_an_endpoint_is_asked_with_its_token(tmp_path: Path, monkeypatch: pytest
 
     async def judge(address: str) -> list[bool | None]:
         config = RewardModelConfig(kind="cot", address=address, served_name="judge")
-        async with open_cot_judge(config, tmp_path) as source:
+        async with open_judge(config, tmp_path) as source:
             return list(await source.judge([PAIR]))
 
     with chat_server(seen) as address:
