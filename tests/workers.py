@@ -8,7 +8,7 @@ TOGETHER = {
     "tests/sandbox/": "sandbox",  # its two services
     "tests/training/test_layouts.py": "tiny",  # layout_results, and vllm_tiny from here on
     "tests/transfer/test_layouts_to_vllm.py": "tiny",
-    "tests/curation/test_answering.py": "tiny",
+    "tests/sampling/test_answering.py": "tiny",
     "tests/engines/test_pool.py": "tiny",
     "tests/engines/test_update_in_parts.py": "tiny",
     "tests/rollout/test_continuation.py": "tiny",
@@ -23,6 +23,7 @@ LONGEST_FIRST = (
     "tests/test_train_rl.py",
     "tests/test_joined_run.py",
     "tests/test_quickstart.py",
+    "tests/test_recipe.py",
     "tests/sandbox/",
 )
 
