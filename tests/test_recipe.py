@@ -26,7 +26,7 @@ def examples() -> dict[str, ModuleType]:
     folders = [str(ROOT / "examples" / name) for name in ("recipe", "ablations")]
     sys.path[:0] = folders
     try:
-        names = ("stages", "recipe", "report", "sums", "write_data", "ablations", "outcome")
+        names = ("stages", "recipe", "report", "sums", "write_data", "ablations", "outcome", "long2short")
         return {name: importlib.import_module(name) for name in names}
     finally:
         del sys.path[: len(folders)]
@@ -170,6 +170,23 @@ def test_the_ablations_intervals_and_table(examples, tmp_path: Path) -> None:
     assert "2 runs, 3 minutes, 90 s each" in table
     outcome.draw(outcomes["curriculum"], tmp_path / "a.png", title="x", measures=("accuracy", "tokens"))
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_long2short_over_seeds(examples, tmp_path: Path) -> None:
+    module = examples["long2short"]
+    runs = [tmp_path / "recipe", tmp_path / "seed_1"]
+    for index, run in enumerate(runs):
+        _evaluated(run, "dpo", 0.8 + 0.1 * index, 40.0)
+    _evaluated(runs[0], "rl", 0.9, 90.0)
+    points = {name: module._points(runs, name) for name in ("rl", "dpo")}
+    assert points == {"rl": [(0.9, 90.0)], "dpo": [(0.8, 40.0), (0.9, 40.0)]}
+    # Two seeds 0.1 apart: deviation 0.1 / sqrt(2), half-width 12.7062 * 0.05.
+    assert "| DPO | 0.850 ± 0.635 | 40.0 ± 0.0 | 2 |" in module.results_table(points)
+    assert "| RL | 0.900 | 90.0 | 1 |" in module.results_table(points)
+    module.draw(points, tmp_path / "points.png")
+    stages = examples["recipe"].Recipe(tmp_path / "seed_1", seed=1, recipe_dir=tmp_path / "recipe").long2short_stages()
+    assert all(f"{tmp_path / 'recipe' / 'rl' / 'hf'}" in " ".join(stage.command) for stage in stages[:6])
+    assert {stage.name for stage in stages} >= {"merge", "shortest", "dpo", "long2short_rl", "evaluate_dpo"}
 
 
 def test_every_ablation_is_a_config(examples, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ A second call goes on where the first stopped. `--only` does stages again, and w
 import argparse
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import yaml
@@ -28,12 +29,16 @@ class Recipe:
 
     Args:
         small: a fraction of the work, to try the commands; the figures then mean nothing.
+        seed: of sampling and training, from 0.
+        recipe_dir: of another run, whose data and models are used where this one's stages do not make them.
     """
 
-    def __init__(self, run_dir: Path, *, small: bool) -> None:
+    def __init__(self, run_dir: Path, *, small: bool = False, seed: int = 0, recipe_dir: Path | None = None) -> None:
         self._dir = run_dir
         self._small = small
-        self._data = run_dir / "data"
+        self._seed = seed
+        self._recipe_dir = recipe_dir
+        self._data = (recipe_dir or run_dir) / "data"
 
     def stages(self) -> list[Stage]:
         stages = [self._write_data(), self._tokenizer(), self._start(), *self._corpora(), self._pretrain()]
@@ -43,9 +48,19 @@ class Recipe:
         stages += self._long2short()
         return stages + [self._evaluate(name) for name in EVALUATED]
 
+    def long2short_stages(self) -> list[Stage]:
+        """From the other run's models, with this one's seed."""
+        made = self._long2short()
+        known = {stage.name for stage in made}
+        stages = made + [self._evaluate(name) for name in EVALUATED if name in known]
+        return [replace(stage, after=tuple(name for name in stage.after if name in known)) for stage in stages]
+
     def _model(self, name: str) -> Path:
         """Where a stage leaves its Hugging Face directory."""
-        return self._dir / "merge" if name == "merge" else self._dir / name / "hf"
+        if name == "merge":
+            return self._dir / "merge"
+        is_given = self._recipe_dir is not None and name in ("sft", "rl")
+        return (self._recipe_dir if is_given and self._recipe_dir else self._dir) / name / "hf"
 
     def _stage(self, name: str, writes: Path, *command: object, after: tuple[str, ...] = (), config: str = "") -> Stage:
         reads = (HERE / config,) if config else ()
@@ -59,7 +74,7 @@ class Recipe:
         share = ("--small",) if self._small else ()
         script = HERE / "write_data.py"
         stage = self._stage("data", self._data, script, self._data, *share)
-        return Stage(**{**vars(stage), "reads": (script, HERE / "sums.py")})
+        return replace(stage, reads=(script, HERE / "sums.py"))
 
     def _tokenizer(self) -> Stage:
         texts = (self._data / "good.jsonl", self._data / "questions.jsonl")
@@ -130,6 +145,7 @@ class Recipe:
             HERE / config,
             f"model.path={model}",
             f"run_dir={run_dir}",
+            *([f"seed={self._seed}"] if self._seed else []),
             *overrides,
             after=after,
             config=config,
@@ -149,7 +165,7 @@ class Recipe:
             rows,
             tool,
             *("--prompts", self._data / f"{problems}.jsonl", "--model", self._model(model), "--output", rows),
-            *("--num-samples", count, *asked, "--answer-extraction", "boxed", *options),
+            *("--num-samples", count, *asked, "--answer-extraction", "boxed", "--seed", self._seed, *options),
             after=("data", model),
         )
 
@@ -190,7 +206,7 @@ class Recipe:
             "evaluate",
             *("--model", self._model(name), "--prompts", self._data / "test_problems.jsonl", "--output", output),
             *("--num-samples", 4, "--k", 4, "--max-tokens", MAX_TOKENS, "--max-model-len", MAX_MODEL_LEN),
-            *("--dtype", "fp32", "--answer-extraction", "boxed"),
+            *("--dtype", "fp32", "--answer-extraction", "boxed", "--seed", self._seed),
             after=("data", name),
         )
 
