@@ -3,7 +3,9 @@
     {"language": "python", "cases": [{"input": "4\n", "expected": "8\n"}, …],
      "comparison": "tokens", "checker": {"language": …, "source": …}, "limits": {"cpu_seconds": 2.0, …}}
 
-Only `cases` is needed. The names, defaults and meanings are those of `values.py`.
+Only `cases` is needed. The names, defaults and meanings are those of `values.py`. A problem that asks for a function,
+as HumanEval does, has `entry_point`, its name: each `input` is then a JSON list of arguments, and `expected` the JSON of
+what is returned. The comparison stays outside the jail, as for programs.
 """
 
 from collections.abc import Mapping
@@ -13,7 +15,14 @@ from typing import Any, TypeVar
 from megatron_k15.sandbox.values import Case, Checker, Comparison, Limits, Submission
 
 DEFAULT_LANGUAGE = "python"
-KEYS = ("cases", "checker", "comparison", "language", "limits")
+KEYS = ("cases", "checker", "comparison", "entry_point", "language", "limits")
+CALL = """
+
+if __name__ == "__main__":
+    import json as _json, sys as _sys
+    print(_json.dumps({entry_point}(*_json.loads(_sys.stdin.read())), sort_keys=True))
+"""
+"""After a function's source: calls it on what stands on standard input."""
 Value = TypeVar("Value", Case, Checker, Limits)
 
 
@@ -26,11 +35,12 @@ class Problem:
     comparison: Comparison
     checker: Checker | None
     limits: Limits
+    entry_point: str = ""
 
     def submission(self, source: str) -> Submission:
         return Submission(
             language=self.language,
-            source=source,
+            source=source + CALL.replace("{entry_point}", self.entry_point) if self.entry_point else source,
             cases=self.cases,
             comparison=self.comparison,
             checker=self.checker,
@@ -56,12 +66,16 @@ def read_problem(metadata: Mapping[str, Any]) -> Problem:
     if not isinstance(language, str):
         raise ValueError(f"`language` must be text; got {language!r}")
     checker = metadata.get("checker")
+    entry_point = metadata.get("entry_point") or ""
+    if entry_point and not (isinstance(entry_point, str) and entry_point.isidentifier() and language == "python"):
+        raise ValueError(f"`entry_point` must be the name of a function, in python; got {entry_point!r} in {language}")
     return Problem(
         language=language,
         cases=cases,
         comparison=comparison,
         checker=_read(Checker, checker, "checker") if checker else None,
         limits=_read(Limits, metadata.get("limits") or {}, "limits"),
+        entry_point=entry_point,
     )
 
 

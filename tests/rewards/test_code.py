@@ -85,9 +85,30 @@ def test_other_languages_and_checkers_come_from_the_prompt(scorer: Scorer) -> No
     assert correct(scorer, problem, "```bash\necho 21\n```", "```bash\necho 22\n```") == [True, False]
 
 
+@needs_root
+def test_a_function_is_called_with_the_cases_arguments(scorer: Scorer) -> None:
+    """As in HumanEval; what is expected stays outside."""
+    cases = [
+        {"input": '[[3, 1, 2], "x"]', "expected": '{"n": 3, "who": "x"}'},
+        {"input": '[[], "y"]', "expected": "null"},
+    ]
+    problem = prompt("", task="code", metadata={"entry_point": "count", "cases": cases, "comparison": "exact"})
+    right = "```python\ndef count(values, who):\n    return {'who': who, 'n': len(values)} if values else None\n```"
+    forged = '```python\nprint(\'{"n": 3, "who": "x"}\')\n```'
+    missing = "```python\ndef other(values, who):\n    return None\n```"
+    assert correct(scorer, problem, right, right.replace("len(values)", "4"), forged, missing) == [
+        True,
+        False,
+        False,
+        False,
+    ]
+
+
 @pytest.mark.parametrize(
     ("metadata", "rule"),
     [
+        ({**DOUBLE.metadata, "entry_point": "a; b"}, "`entry_point` must be the name of a function"),
+        ({**DOUBLE.metadata, "entry_point": "f", "language": "c"}, "in python; got 'f' in c"),
         ({}, "`cases` must be a non-empty list"),
         ({"cases": [{"input": "1"}]}, "every one of `cases` must have `expected`"),
         ({"cases": [{"input": 1, "expected": "1"}]}, r"`cases.input` must be text; got 1"),

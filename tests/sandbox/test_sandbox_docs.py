@@ -55,7 +55,7 @@ def test_the_shown_client_prints_what_is_said(address: str) -> None:
 
 
 def test_the_shown_body_is_accepted(address: str) -> None:
-    body, _ = code_blocks(DOCUMENT, "json")
+    body, *_ = code_blocks(DOCUMENT, "json")
     with urllib.request.urlopen(f"{address}/v1/run", body.encode(), timeout=30) as response:
         assert json.load(response)["verdict"] == "accepted"
 
@@ -69,7 +69,7 @@ def test_the_shown_languages_run(address: str) -> None:
 
 def test_the_shown_config_and_prompt_load(tmp_path: Path) -> None:
     _, config = code_blocks(DOCUMENT, "yaml")
-    _, row = code_blocks(DOCUMENT, "json")
+    _, row, _ = code_blocks(DOCUMENT, "json")
     (tmp_path / "run.yaml").write_text(config)
     (tmp_path / "code.jsonl").write_text(row)
     assert load_config(tmp_path / "run.yaml").sandbox.num_slots == 8
