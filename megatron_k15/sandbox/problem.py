@@ -4,8 +4,8 @@
      "comparison": "tokens", "checker": {"language": …, "source": …}, "limits": {"cpu_seconds": 2.0, …}}
 
 Only `cases` is needed. The names, defaults and meanings are those of `values.py`. A problem that asks for a function,
-as HumanEval does, has `entry_point`, its name: each `input` is then a JSON list of arguments, and `expected` the JSON of
-what is returned. The comparison stays outside the jail, as for programs.
+as HumanEval does, has `entry_point`, its name: each `input` is then a JSON list of arguments, and `expected` the JSON
+of what is returned. The comparison stays outside the jail, as for programs.
 """
 
 from collections.abc import Mapping

@@ -92,16 +92,12 @@ def test_a_function_is_called_with_the_cases_arguments(scorer: Scorer) -> None:
         {"input": '[[3, 1, 2], "x"]', "expected": '{"n": 3, "who": "x"}'},
         {"input": '[[], "y"]', "expected": "null"},
     ]
-    problem = prompt("", task="code", metadata={"entry_point": "count", "cases": cases, "comparison": "exact"})
+    problem = prompt("", task="code", metadata={"entry_point": "count", "cases": cases})
     right = "```python\ndef count(values, who):\n    return {'who': who, 'n': len(values)} if values else None\n```"
     forged = '```python\nprint(\'{"n": 3, "who": "x"}\')\n```'
     missing = "```python\ndef other(values, who):\n    return None\n```"
-    assert correct(scorer, problem, right, right.replace("len(values)", "4"), forged, missing) == [
-        True,
-        False,
-        False,
-        False,
-    ]
+    other = right.replace("len(values)", "4")
+    assert correct(scorer, problem, right, other, forged, missing) == [True, False, False, False]
 
 
 @pytest.mark.parametrize(
