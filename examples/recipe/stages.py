@@ -16,6 +16,9 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 
+STOP_SECONDS = 90.0
+"""How long a command that was interrupted may take to end."""
+
 
 class StageError(Exception):
     """A stage's command failed; the text says which, and where its output is."""
@@ -126,9 +129,11 @@ def _call(command: Sequence[str], log: Path) -> int:
                 if sys.stdout.isatty():
                     print(f"\r\x1b[K  {line.strip()[:110]}", end="", flush=True)
         except KeyboardInterrupt:
-            # The terminal's Ctrl-C has reached the command as well: it saves what it has.
-            file.write(process.stdout.read())
-            process.wait()
+            # The terminal's Ctrl-C has reached the command as well: it stops what it has started.
+            try:
+                file.write(process.communicate(timeout=STOP_SECONDS)[0])
+            except subprocess.TimeoutExpired:
+                process.kill()
             raise
         if sys.stdout.isatty():
             print("\r\x1b[K", end="")
