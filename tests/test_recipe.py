@@ -145,6 +145,8 @@ def test_the_recipes_report(examples, tmp_path: Path) -> None:
     for index, name in enumerate(names):
         _evaluated(tmp_path, name, 0.1 * (index + 1), 10.0 * index)
     _run(tmp_path / "rl", [0.4, 0.6], 0.5)
+    changes = {"prompts": {"curriculum": True, "curriculum_transition_iteration": 1}, "reward": {"length_weight": 0}}
+    (tmp_path / "rl" / "config.yaml").write_text(json.dumps(changes))
     text = examples["report"].write_report(tmp_path, names, {"rl": 60.0, "evaluate_rl": 5.0, "data": 1.0, "start": 2.0})
     assert "| rl | 0.400 (0.350 to 0.450) | 0.400 | 30.0 | 65 |" in text
     assert "| data, tokenizer, corpora | | | | 3 |" in text

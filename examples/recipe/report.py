@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 LONG2SHORT = {"rl": "RL", "merge": "merge", "shortest": "shortest RS", "dpo": "DPO", "long2short_rl": "long2short RL"}
 TASK = "test_problems"
 
@@ -15,7 +17,7 @@ def write_report(run_dir: Path, evaluated: Sequence[str], seconds: Mapping[str, 
     results = {name: _result(run_dir, name) for name in evaluated}
     table = _table(results, seconds)
     (run_dir / "report.md").write_text(table + "\n")
-    draw_rl([run_dir / "rl"], run_dir / "rl.png")
+    draw_rl(run_dir / "rl", run_dir / "rl.png")
     draw_long2short(results, run_dir / "long2short.png")
     return f"{table}\n\nwrote {run_dir}/report.md, rl.png and long2short.png"
 
@@ -45,18 +47,32 @@ def read_iterations(run_dir: Path) -> list[dict[str, Any]]:
     return [record for record in map(json.loads, lines) if record["kind"] == "iteration"]
 
 
-def draw_rl(run_dirs: Sequence[Path], output: Path) -> None:
-    """Accuracy and length of the sampled responses, per iteration."""
+def draw_rl(run_dir: Path, output: Path) -> None:
+    """Accuracy and length of the sampled responses, per iteration, and from where on the run was another one."""
     pyplot = _pyplot()
     figure, (accuracy, length) = pyplot.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
-    for run_dir in run_dirs:
-        records = read_iterations(run_dir)
-        iterations = [record["iteration"] for record in records]
-        accuracy.plot(iterations, [record["reward/accuracy"] for record in records])
-        length.plot(iterations, [record["rollout/mean_response_tokens"] for record in records], color="tab:orange")
+    records = read_iterations(run_dir)
+    iterations = [record["iteration"] for record in records]
+    accuracy.plot(iterations, [record["reward/accuracy"] for record in records])
+    length.plot(iterations, [record["rollout/mean_response_tokens"] for record in records], color="tab:orange")
     accuracy.set(xlabel="iteration", ylabel="accuracy", title="accuracy of the responses trained on", ylim=(0, 1))
     length.set(xlabel="iteration", ylabel="tokens", title="their mean length", ylim=(0, None))
+    for iteration, what in _changes(run_dir).items():
+        for axes in (accuracy, length):
+            axes.axvline(iteration - 0.5, color="gray", linewidth=1, linestyle=":")
+            axes.text(iteration - 0.2, 0.02, what, rotation=90, fontsize=7, transform=axes.get_xaxis_transform())
     _save(pyplot, figure, (accuracy, length), output)
+
+
+def _changes(run_dir: Path) -> dict[int, str]:
+    """Iteration → what is different from it on."""
+    config = yaml.safe_load((run_dir / "config.yaml").read_text())
+    found = {}
+    if config["prompts"]["curriculum"]:
+        found[config["prompts"]["curriculum_transition_iteration"]] = "hard problems alone"
+    if config["reward"]["length_weight"]:
+        found[config["reward"]["length_warmup_iterations"]] = "length penalty"
+    return found
 
 
 def draw_long2short(results: Mapping[str, Mapping[str, Any]], output: Path) -> None:

@@ -40,7 +40,7 @@ def draw_report(corpus: Corpus, settings: CorpusSettings, path: Path) -> None:
     from matplotlib import pyplot
 
     figure, (funnel, scores) = pyplot.subplots(1, 2, figsize=(11, 3.6), layout="constrained")
-    names = ["in the data", *(reason.replace("_", " ") for reason in corpus.dropped)]
+    names = ["in the data", *(f"left out: {reason.replace('_', ' ')}" for reason in corpus.dropped)]
     funnel.barh(names[::-1], [corpus.num_distinct, *corpus.dropped.values()][::-1], color="tab:blue")
     funnel.set(xlabel="documents", title=f"{corpus.num_read:,} documents read")
     if corpus.score_bins:
