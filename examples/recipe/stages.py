@@ -16,6 +16,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 
+SHOWN_SECONDS = 30.0
 STOP_SECONDS = 90.0
 """How long a command that was interrupted may take to end."""
 
@@ -116,7 +117,8 @@ class Runner:
 
 
 def _call(command: Sequence[str], log: Path) -> int:
-    """Its output goes to the log, and the newest line of it to the terminal, over and over."""
+    """Its output goes to the log, and the newest line of it to the terminal, over and over; now and then where that is
+    a file."""
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     with log.open("a") as file:
         process = subprocess.Popen(
@@ -124,10 +126,14 @@ def _call(command: Sequence[str], log: Path) -> int:
         )
         assert process.stdout is not None
         try:
+            shown = time.monotonic()
             for line in process.stdout:
                 file.write(line)
                 if sys.stdout.isatty():
                     print(f"\r\x1b[K  {line.strip()[:110]}", end="", flush=True)
+                elif time.monotonic() - shown > SHOWN_SECONDS:
+                    print(f"  {line.strip()[:110]}", flush=True)
+                    shown = time.monotonic()
         except KeyboardInterrupt:
             # The terminal's Ctrl-C has reached the command as well: it stops what it has started.
             try:
