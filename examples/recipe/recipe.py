@@ -195,7 +195,7 @@ class Recipe:
             self._sft("shortest", "rl", short.writes, "shortest.yaml", after=(short.name,)),
             pairs,
             self._train("dpo", "train_dpo", "dpo.yaml", self._model("rl"), files, after=("rl", pairs.name)),
-            self._rl("long2short_rl", "rl", "rl_problems", "long2short_rl.yaml"),
+            self._rl("long2short_rl", "merge", "rl_problems", "long2short_rl.yaml"),
         ]
 
     def _evaluate(self, name: str) -> Stage:
