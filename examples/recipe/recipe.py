@@ -165,9 +165,12 @@ class Recipe:
             rows,
             tool,
             *("--prompts", self._data / f"{problems}.jsonl", "--model", self._model(model), "--output", rows),
-            *("--num-samples", count, *asked, "--answer-extraction", "boxed", "--seed", self._seed, *options),
+            *("--num-samples", count, *asked, "--answer-extraction", "boxed", *self._seeded(), *options),
             after=("data", model),
         )
+
+    def _seeded(self) -> tuple[object, ...]:
+        return ("--seed", self._seed) if self._seed else ()
 
     def _long_cot(self) -> list[Stage]:
         template = ("--template", "Think hard: {prompt}", "--num-samples", 2)
@@ -206,7 +209,7 @@ class Recipe:
             "evaluate",
             *("--model", self._model(name), "--prompts", self._data / "test_problems.jsonl", "--output", output),
             *("--num-samples", 4, "--k", 4, "--max-tokens", MAX_TOKENS, "--max-model-len", MAX_MODEL_LEN),
-            *("--dtype", "fp32", "--answer-extraction", "boxed", "--seed", self._seed),
+            *("--dtype", "fp32", "--answer-extraction", "boxed", *self._seeded()),
             after=("data", name),
         )
 
