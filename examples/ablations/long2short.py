@@ -90,11 +90,11 @@ def draw(points: Points, output: Path) -> None:
     figure, axes = pyplot.subplots(figsize=(5.5, 4), layout="constrained")
     for index, (name, of_seeds) in enumerate(points.items()):
         accuracy, tokens = [point[0] for point in of_seeds], [point[1] for point in of_seeds]
-        axes.scatter(tokens, accuracy, color=f"C{index}", s=16)
-        middle = (fmean(tokens), fmean(accuracy))
-        axes.scatter(*middle, facecolors="none", edgecolors=f"C{index}", s=110)
-        axes.annotate(LONG2SHORT[name], middle, textcoords="offset points", xytext=(8, 8), fontsize=9)
-    axes.set(xlabel="mean tokens per answer", ylabel="pass@1", title="long2short, several seeds", xlim=(0, None))
+        axes.scatter(tokens, accuracy, color=f"C{index}", s=16, label=LONG2SHORT[name])
+        axes.scatter(fmean(tokens), fmean(accuracy), facecolors="none", edgecolors=f"C{index}", s=110)
+    title = "long2short, several seeds"
+    axes.set(xlabel="mean tokens per answer", ylabel="pass@1", title=title, xlim=(0, None), ylim=(0, 1))
+    axes.legend(frameon=False, loc="lower left")
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(output, dpi=130)
     pyplot.close(figure)

@@ -81,9 +81,9 @@ def draw_long2short(results: Mapping[str, Mapping[str, Any]], output: Path) -> N
     for name, label in LONG2SHORT.items():
         one, tokens = results[name]["pass@1"], results[name]["mean_tokens"]["value"]
         error = [[one["value"] - one["low"]], [one["high"] - one["value"]]]
-        axes.errorbar([tokens], [one["value"]], yerr=error, fmt="o", capsize=3)
-        axes.annotate(label, (tokens, one["value"]), textcoords="offset points", xytext=(6, 6), fontsize=9)
-    axes.set(xlabel="mean tokens per answer", ylabel="pass@1", title="long2short", xlim=(0, None))
+        axes.errorbar([tokens], [one["value"]], yerr=error, fmt="o", capsize=3, label=label)
+    axes.set(xlabel="mean tokens per answer", ylabel="pass@1", title="long2short", xlim=(0, None), ylim=(0, 1))
+    axes.legend(frameon=False, loc="lower left")
     _save(pyplot, figure, (axes,), output)
 
 
