@@ -1,6 +1,7 @@
 """JSON lines that a tool appends to as it goes, and reads again when it goes on."""
 
 import json
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,10 @@ def read_appended(path: Path) -> list[Any]:
 
 
 def write_whole(path: Path, rows: Iterable[Any]) -> None:
-    """Renamed into place: nobody reads half a file."""
+    """Synced and renamed into place: nobody reads half a file."""
     new = path.with_name(f"{path.name}.new")
-    new.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    with new.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        file.flush()
+        os.fsync(file.fileno())
     new.rename(path)
