@@ -15,11 +15,11 @@ from megatron_k15.models.package_model import resolve_model
 from megatron_k15.models.tokenizer import load_tokenizer
 from megatron_k15.parallel.platform import resolve_dtype
 from megatron_k15.rewards.classic.judge import ClassicJudge, Encode
-from megatron_k15.rewards.cot.cache import VerdictCache
 from megatron_k15.rewards.cot.judge import Chat, CotJudge
 from megatron_k15.rewards.cot.servers import EndpointChat, PoolChat
 from megatron_k15.rewards.score import Scorer
 from megatron_k15.rewards.second_opinion import SecondOpinion
+from megatron_k15.rewards.verdict_cache import VerdictCache
 from megatron_k15.rewards.verdicts import AnswerPair, VerdictSource
 from megatron_k15.rows.files import BadRowError
 

@@ -12,9 +12,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from megatron_k15.config import EngineConfig, RewardModelConfig
 from megatron_k15.engines.pool import EnginePool
 from megatron_k15.event_loop import EventLoopThread
-from megatron_k15.rewards.cot.cache import VerdictCache
 from megatron_k15.rewards.cot.judge import CotJudge
 from megatron_k15.rewards.cot.servers import PoolChat
+from megatron_k15.rewards.verdict_cache import VerdictCache
 from megatron_k15.rewards.verdicts import AnswerPair, Verdict
 from megatron_k15.transfer.probe import LIMITS, logprob_gap
 from tests.documents import ROOT, code_blocks, run_shown

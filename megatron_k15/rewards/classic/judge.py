@@ -11,7 +11,7 @@ from typing import Protocol
 
 from megatron_k15.config import RewardModelConfig
 from megatron_k15.errors import EngineError
-from megatron_k15.rewards.cot.cache import VerdictCache, content_key
+from megatron_k15.rewards.verdict_cache import VerdictCache, content_key
 from megatron_k15.rewards.verdicts import AnswerPair, Verdict
 
 logger = logging.getLogger(__name__)

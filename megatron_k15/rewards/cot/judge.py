@@ -12,9 +12,9 @@ from typing import Any, Protocol
 
 from megatron_k15.config import RewardModelConfig
 from megatron_k15.errors import EngineError
-from megatron_k15.rewards.cot.cache import VerdictCache, content_key
 from megatron_k15.rewards.cot.prompt import VERSION, answer_schema, messages
 from megatron_k15.rewards.cot.verdict import majority, read_verdict
+from megatron_k15.rewards.verdict_cache import VerdictCache, content_key
 from megatron_k15.rewards.verdicts import AnswerPair, Verdict
 
 logger = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ from megatron_k15.engines.pool import EnginePool
 from megatron_k15.errors import ConfigError, EngineError, ModelError
 from megatron_k15.reward_parts import open_judge
 from megatron_k15.rewards.classic.judge import MAX_BATCH, ClassicJudge
-from megatron_k15.rewards.cot.cache import VerdictCache
+from megatron_k15.rewards.verdict_cache import VerdictCache
 from megatron_k15.rewards.verdicts import AnswerPair, Verdict
 
 CONFIG = RewardModelConfig(kind="classic", path="m", engine=EngineConfig(max_model_len=32))

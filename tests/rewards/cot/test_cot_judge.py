@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from megatron_k15.config import RewardModelConfig, load_config
 from megatron_k15.errors import ConfigError, EngineError, RewardError
-from megatron_k15.rewards.cot.cache import VerdictCache
 from megatron_k15.rewards.cot.judge import CotJudge
 from megatron_k15.rewards.cot.prompt import answer_schema, messages
 from megatron_k15.rewards.cot.verdict import majority, read_verdict
 from megatron_k15.rewards.second_opinion import SecondOpinion
+from megatron_k15.rewards.verdict_cache import VerdictCache
 from megatron_k15.rewards.verdicts import AnswerPair
 
 RIGHT = '{"reasoning": "both are a half", "correct": true}'
