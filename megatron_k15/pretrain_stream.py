@@ -17,6 +17,9 @@ from megatron_k15.training.schedule import last_rate, learning_rate
 from megatron_k15.training.supervised_batches import supervised_batches
 from megatron_k15.types import TrainingSequence
 
+CHANGES_NOTHING = ("sequences_per_micro_batch",)
+"""Fields of a phase that a run may go on with another value of."""
+
 INDEX_CACHE = "index_cache"
 """megatron-core's index files, inside the run's folder."""
 
@@ -69,7 +72,7 @@ class PretrainStream:
         phases = self._phases[: last + 1]
         return {
             "data": {mix.path: self._facts[mix.path].fingerprint for phase in phases for mix in phase.data},
-            "phases": [asdict(phase) for phase in phases],
+            "phases": [{**asdict(phase), **dict.fromkeys(CHANGES_NOTHING)} for phase in phases],
         }
 
     def _check_all(self) -> dict[str, IndexedFacts]:

@@ -83,6 +83,7 @@ def test_sequences_computed_together_change_nothing(start: list[str], tmp_path: 
     (tmp_path / "pretrain.yaml").write_text(json.dumps(config))
     assert main([*start, f"run_dir={tmp_path / 'three'}"]) == 0
     assert losses(tmp_path / "three") == pytest.approx(losses(tmp_path / "one"), rel=1e-5)
+    assert main([*start, f"run_dir={tmp_path / 'one'}"]) == 0, "a run may go on so"
 
 
 def _check_export(directory: Path) -> None:
