@@ -163,7 +163,10 @@ class LocalService:
 def _says_ready(process: subprocess.Popen[bytes], deadline: float) -> bool:
     """Whether it prints its line before the deadline and before its end."""
     assert process.stdout is not None
+    # Not select.select: a trainer with many files open has descriptors beyond its 1024.
+    poll = select.poll()
+    poll.register(process.stdout, select.POLLIN)
     while time.monotonic() < deadline:
-        if select.select([process.stdout], [], [], 0.1)[0]:
+        if poll.poll(100):
             return process.stdout.readline().startswith(b"sandbox ready")
     return False

@@ -48,9 +48,10 @@ def test_the_last_closed_block_is_the_program(text: str, program: str | None) ->
 
 @pytest.mark.parametrize("unit", ["```\n", "`", "```x", "\n", " ", "\x00"])
 def test_a_megabyte_of_anything_is_quick(unit: str) -> None:
+    """A search that is quadratic takes minutes of it; a busy machine has been seen to take half a second."""
     started = time.process_time()
     extract_program(unit * (1_000_000 // len(unit)))
-    assert time.process_time() - started < 0.5
+    assert time.process_time() - started < 10
 
 
 @pytest.fixture(scope="module")

@@ -33,7 +33,7 @@ def _lacks() -> str:
 
 
 LACKS = _lacks()
-SHORT = Limits(cpu_seconds=1.0, wall_seconds=2.0, memory_bytes=128 << 20)
+SHORT = Limits(cpu_seconds=1.0, wall_seconds=6.0, memory_bytes=128 << 20)
 CGROUPS = Path("/sys/fs/cgroup")
 
 
