@@ -79,6 +79,8 @@ def _places(directory: Path) -> Places:
         if twice := found.keys() & places.keys():
             raise ModelError(f"{directory}: in more than one file: {listed(sorted(twice))}")
         found |= places
+    if not found:
+        raise ModelError(f"a model has tensors; the files of {directory} hold none")
     return found
 
 

@@ -6,8 +6,8 @@ The result has the first model's files, tensor for tensor in the same places.
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import count
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 
@@ -54,8 +54,7 @@ def _merge_file(path: Path, models: Sequence[Places], weights: Sequence[float], 
         with target.open("wb") as output:
             output.write(os.pread(descriptors[path], first_byte, 0))
             output.flush()
-            pieces = list(_pieces(names, models))
-            turn = count()
+            pieces, turn = _pieces(names, models), Lock()
             with ThreadPoolExecutor(NUM_THREADS) as threads:
                 jobs = [
                     threads.submit(_work, pieces, turn, descriptors, weights, output.fileno())
@@ -76,12 +75,20 @@ def _pieces(names: Sequence[str], models: Sequence[Places]) -> Iterator[Piece]:
 
 
 def _work(
-    pieces: Sequence[Piece], turn: Iterator[int], descriptors: dict[Path, int], weights: Sequence[float], output: int
+    pieces: Iterator[Piece], turn: Lock, descriptors: dict[Path, int], weights: Sequence[float], output: int
 ) -> None:
-    """Take pieces until there are none. File reads and NumPy's loops run beside other threads."""
+    """Take pieces until there are none. File reads and NumPy's loops run beside other threads.
+
+    Args:
+        turn: for `pieces`, which gives one at a time: a list of them all would grow with the model.
+    """
     buffers = [np.empty(PIECE_BYTES, dtype=np.uint8) for _ in weights]
-    while (index := next(turn)) < len(pieces):
-        place, offset, num_bytes, same = pieces[index]
+    while True:
+        with turn:
+            piece = next(pieces, None)
+        if piece is None:
+            return
+        place, offset, num_bytes, same = piece
         sources = [buffer[:num_bytes] for buffer in buffers]
         for source, own in zip(sources, same, strict=True):
             _read(descriptors[own.path], own, offset, source)

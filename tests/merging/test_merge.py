@@ -116,6 +116,7 @@ def _cut_short(directory: Path) -> None:
         (lambda other: (other / "tokenizer.json").write_text("{}"), "same tokenizer; tokenizer.json of"),
         (_drop, "lacks model.norm.weight of"),
         (_cast, "model.norm.weight must be the same in all models; it is F32"),
+        (lambda other: save_file({}, other / "model.safetensors"), "a model has tensors; the files of"),
         (_cut_short, "is damaged or incomplete"),
         (lambda other: (other / "model.safetensors").unlink(), "needs model.safetensors or"),
         (shutil.rmtree, "is a Hugging Face directory"),
