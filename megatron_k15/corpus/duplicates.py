@@ -18,7 +18,7 @@ HASH_SEED = 42
 
 
 class Duplicates:
-    """Memory grows by about a kilobyte per document that stays."""
+    """Memory grows by about 3 kilobytes per document that stays."""
 
     def __init__(self, settings: CorpusSettings) -> None:
         self._threshold = settings.max_similarity

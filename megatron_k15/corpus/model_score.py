@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM
 
-from megatron_k15.models.tokenizer import load_tokenizer
+from megatron_k15.models.identity import model_identity
+from megatron_k15.models.tokenizer import load_tokenizer, text_tokens
 
 MAX_TOKENS = 512
 """Of a document, from its beginning."""
@@ -22,6 +23,7 @@ class ModelScore:
         Raises:
             ModelError: no tokenizer.
         """
+        self.identity = model_identity(str(model_dir), model_dir)
         self._tokenizer = load_tokenizer(model_dir)
         self._model = AutoModelForCausalLM.from_pretrained(model_dir).eval()
 
@@ -31,7 +33,7 @@ class ModelScore:
         return [self._score(text) for text in texts]
 
     def _score(self, text: str) -> float:
-        tokens = torch.tensor([self._tokenizer.encode(text, add_special_tokens=False)[:MAX_TOKENS]])
+        tokens = torch.tensor([text_tokens(self._tokenizer, text)[:MAX_TOKENS]])
         if tokens.shape[1] < 2:
             return -math.log(len(self._tokenizer))  # nothing to predict: as good as guessing
         return -float(self._model(tokens, labels=tokens).loss)

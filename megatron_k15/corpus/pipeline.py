@@ -1,7 +1,7 @@
 """The order of the steps: rules → duplicates → quality scores → sampling rates → tokens.
 
-The files are read twice, so that no text is held: once to judge each document, once to write those that stay. What a
-model scored is kept in `model_scores.jsonl` and not scored again.
+The files are read twice, and once more for each score, so that no text is held. Why a document left is written to
+`dropped.jsonl`; what a model scored, to `model_scores.jsonl`, and the same model does not score it again.
 """
 
 import json
@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from megatron_k15.corpus.classifier import QualityClassifier
 from megatron_k15.corpus.documents import Document, read_documents
@@ -22,9 +22,10 @@ from megatron_k15.corpus.settings import CorpusSettings
 from megatron_k15.data.write_indexed import write_indexed
 from megatron_k15.errors import DataError
 from megatron_k15.json_lines import read_appended
+from megatron_k15.models.tokenizer import text_tokens
 from megatron_k15.rows.problems import Problems
 
-MODEL_SCORES = "model_scores.jsonl"
+MODEL_SCORES, DROPPED = "model_scores.jsonl", "dropped.jsonl"
 NUM_BINS = 20
 _BATCH = 256
 _KEPT, _DROPPED = 1, 0
@@ -85,8 +86,9 @@ class CorpusPipeline:
         self._say(f"{sum(is_in):,} of {len(is_in):,} documents pass rules and duplicates")
         copies = self._copies(is_in, scores)
         if not any(copies):
-            raise DataError(f"no document is left: {dict(self._dropped.most_common())}")
-        num_documents, num_tokens = write_indexed(prefix, self._tokens(tokenizer, copies), vocab_size=len(tokenizer))
+            raise DataError(f"no document is left: {dict(self._dropped.most_common())}, and {sum(is_in)} by their rate")
+        tokens = self._tokens(tokenizer, is_in, copies)
+        num_documents, num_tokens = write_indexed(prefix, tokens, vocab_size=len(tokenizer))
         return Corpus(
             num_read=len(is_in) + self._dropped["bad_row"],
             dropped=dict(self._dropped.most_common()),
@@ -103,17 +105,23 @@ class CorpusPipeline:
     def _judge(self) -> array:
         """Per document of the files that could be read, whether rules and duplicates leave it."""
         problems, duplicates, is_in = Problems(mode="skip"), Duplicates(self._settings), array("b")
-        for document in read_documents(self._files, problems):
-            reason = broken_rule(document.text, self._settings) or duplicates.found(document)
-            is_in.append(_DROPPED if reason else _KEPT)
-            if reason:
-                self._dropped[reason] += 1
-            if len(is_in) % 10_000 == 0:
-                self._say(f"read {len(is_in):,} documents")
+        with (self._output_dir / DROPPED).open("w", encoding="utf-8") as file:
+            for document in read_documents(self._files, problems):
+                reason = broken_rule(document.text, self._settings) or duplicates.found(document)
+                is_in.append(_DROPPED if reason else _KEPT)
+                if reason:
+                    self._drop(file, document.where, reason)
+                if len(is_in) % 10_000 == 0:
+                    self._say(f"read {len(is_in):,} documents")
+            for problem in problems.found:
+                self._drop(file, problem, "bad_row")
         if problems.found:
-            self._dropped["bad_row"] += len(problems.found)
             self._say(f"bad row: {problems.found[0]}" + (" and others" if len(problems.found) > 1 else ""))
         return is_in
+
+    def _drop(self, file: TextIO, where: str, reason: str) -> None:
+        self._dropped[reason] += 1
+        file.write(json.dumps({"where": where, "reason": reason}, ensure_ascii=False) + "\n")
 
     def _scores(self, is_in: array) -> list[float]:
         """[documents that are in] combined scores in [0, 1]; empty where nothing scores."""
@@ -130,14 +138,14 @@ class CorpusPipeline:
 
     def _model_scores(self, model: ModelScore, is_in: array) -> list[float]:
         path = self._output_dir / MODEL_SCORES
-        known = {row["key"]: float(row["score"]) for row in read_appended(path)}
+        known = {row["key"]: row["score"] for row in read_appended(path) if row.get("model") == model.identity}
         found: list[float] = []
         for batch in self._batches(is_in):
             new = [document for document in batch if document.key not in known]
             with path.open("a", encoding="utf-8") as file:
                 for document, score in zip(new, model.scores(_texts(new)), strict=True):
                     known[document.key] = score
-                    file.write(json.dumps({"key": document.key, "score": round(score, 6)}) + "\n")
+                    file.write(json.dumps({"key": document.key, "score": score, "model": model.identity}) + "\n")
             found += [known[document.key] for document in batch]
             self._say(f"model score: {len(found):,} of {sum(is_in):,} documents")
         return found
@@ -163,16 +171,16 @@ class CorpusPipeline:
             rate = self._settings.rate(scores[place]) if scores else 1.0
             count = int(rate) + (rng.random() < rate - int(rate))
             copies.append(count)
-            self._dropped["rate"] += count == 0
             place += 1
-        self._dropped += Counter()  # without the zeros
         return copies
 
-    def _tokens(self, tokenizer: Any, copies: array) -> Iterator[list[int]]:
-        for document, count in zip(self._documents(), copies, strict=True):
-            if count:
-                tokens = [*tokenizer.encode(document.text, add_special_tokens=False), tokenizer.eos_token_id]
-                yield from [tokens] * count
+    def _tokens(self, tokenizer: Any, is_in: array, copies: array) -> Iterator[list[int]]:
+        with (self._output_dir / DROPPED).open("a", encoding="utf-8") as file:
+            for document, kept, count in zip(self._documents(), is_in, copies, strict=True):
+                if count:
+                    yield from [[*text_tokens(tokenizer, document.text), tokenizer.eos_token_id]] * count
+                elif kept:
+                    self._drop(file, document.where, "rate")
 
 
 def _texts(documents: Sequence[Document]) -> list[str]:

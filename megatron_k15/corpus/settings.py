@@ -1,6 +1,7 @@
 """Thresholds of the corpus pipeline. The report names its steps, not their numbers: these are ours, after what
 published pipelines (Gopher, C4, FineWeb) use."""
 
+import math
 from dataclasses import dataclass
 
 from megatron_k15.errors import ConfigError
@@ -28,6 +29,11 @@ class CorpusSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if not all(math.isfinite(value) for step in self.rates for value in step):
+            raise ConfigError(f"rates must be finite numbers, got {self.rates}")
+        parts = (self.classifier_weight, self.model_weight)
+        if not all(math.isfinite(part) and part > 0 for part in parts):
+            raise ConfigError(f"classifier_weight and model_weight must be above 0, got {parts[0]} and {parts[1]}")
         if not self.rates or self.rates[0][0] != 0 or list(self.rates) != sorted(self.rates):
             raise ConfigError(f"rates must begin at score 0 and rise in score, got {self.rates}")
         if any(rate < 0 for _, rate in self.rates):

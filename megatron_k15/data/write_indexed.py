@@ -26,9 +26,11 @@ def write_indexed(prefix: Path, documents: Iterable[Sequence[int]], *, vocab_siz
         num_documents += 1
         num_tokens += len(tokens)
     builder.finalize(f"{new}.idx")
-    # The index last: without it there is no data set.
     for suffix in (".bin", ".idx"):
         with Path(f"{new}{suffix}").open("rb") as file:
             os.fsync(file.fileno())
+    # The index goes first and comes last: without it there is no data set, and an earlier one's may fit the new data.
+    Path(f"{prefix}.idx").unlink(missing_ok=True)
+    for suffix in (".bin", ".idx"):
         Path(f"{new}{suffix}").rename(f"{prefix}{suffix}")
     return num_documents, num_tokens

@@ -19,3 +19,9 @@ def load_tokenizer(model_dir: Path) -> Any:
         raise ModelError(
             f"a model directory needs a tokenizer that transformers loads; {model_dir}: {error}"
         ) from error
+
+
+def text_tokens(tokenizer: Any, text: str) -> list[int]:
+    """A text's token ids and nothing else: where it spells a control token, such as the end of a sequence, the letters
+    are meant. Foreign text must not end a document or speak for another role."""
+    return tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)

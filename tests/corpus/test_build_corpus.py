@@ -4,11 +4,13 @@ import json
 import random
 import shlex
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import pytest
+import torch
 from megatron.core.datasets.indexed_dataset import IndexedDataset
-from transformers import AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from megatron_k15.corpus.model_score import ModelScore
 from megatron_k15.data.indexed import check_indexed
@@ -56,6 +58,12 @@ def _report(name: str) -> dict:
     return json.loads(Path(f"corpus/{name}_report/report.json").read_text())
 
 
+def _dropped(name: str) -> dict[str, str]:
+    lines = Path(f"corpus/{name}_report/dropped.jsonl").read_text().splitlines()
+    rows = map(json.loads, lines)
+    return {row["where"]: row["reason"] for row in rows}
+
+
 def test_the_documents_commands(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -70,6 +78,9 @@ def test_the_documents_commands(
     assert report["dropped"]["duplicate"] >= 1
     assert report["num_documents"] == report["num_distinct"] == len(kept) == check_indexed("corpus/web").num_documents
     assert report["num_read"] == report["num_distinct"] + sum(report["dropped"].values())
+    reasons = _dropped("web")
+    assert reasons["web.jsonl:63"] == "too_short"
+    assert dict(Counter(reasons.values())) == report["dropped"]
 
     assert main(with_quality) == 0
     better, report = _documents("corpus/good_web"), _report("good_web")
@@ -77,6 +88,7 @@ def test_the_documents_commands(
     share = sum("buy" in text for text in better) / len(better)
     assert share < sum("buy" in text for text in kept) / len(kept), "junk is sampled down"
     assert sum(report["score_bins"]) == len(kept)
+    assert dict(Counter(_dropped("good_web").values())) == report["dropped"]
     assert Path("corpus/good_web_report/report.png").read_bytes().startswith(b"\x89PNG")
 
     def never(self: ModelScore, texts: list[str]) -> list[float]:
@@ -89,6 +101,32 @@ def test_the_documents_commands(
     assert "classifier: 1.000 right" in capsys.readouterr().out
 
 
+def test_another_model_scores_anew(folder: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained("models/start")
+    with torch.no_grad():
+        for index, parameter in enumerate(model.parameters()):
+            parameter.normal_(std=0.5, generator=torch.Generator().manual_seed(index))
+    shutil.copytree("models/start", "models/other")
+    model.save_pretrained("models/other")
+
+    def build(name: str, scorer: str) -> bytes:
+        plain = ["--documents", "web.jsonl", "--tokenizer", "models/start", "--output", f"corpus/{name}"]
+        assert main([*plain, "--score-model", f"models/{scorer}"]) == 0
+        return Path(f"corpus/{name}.bin").read_bytes()
+
+    first, second = build("web", "start"), build("web", "other")
+    assert second == build("fresh", "other") != first
+
+
+def test_a_control_token_in_a_text_is_letters(folder: Path) -> None:
+    eos = AutoTokenizer.from_pretrained("models/start").eos_token
+    _write("foreign.jsonl", [f"{_prose(1)} {eos} and {_prose(2)}"])
+    plain = ["--documents", "foreign.jsonl", "--tokenizer", "models/start", "--output", "corpus/foreign"]
+    assert main(plain) == 0
+    data = IndexedDataset("corpus/foreign")
+    assert (data[0] == AutoTokenizer.from_pretrained("models/start").eos_token_id).sum() == 1
+
+
 def test_what_is_wrong_is_one_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plain = ["--documents", "web.jsonl", "--tokenizer", "models/start", "--output", "corpus/web"]
     _write("few.jsonl", ["x y z"] * 3)
@@ -98,6 +136,8 @@ def test_what_is_wrong_is_one_line(folder: Path, capsys: pytest.CaptureFixture[s
         (["--good", "good.jsonl", "--bad", "few.jsonl"], "10 examples each; got 40 and 3"),
         (["--rate", "x"], "--rate must be SCORE:RATE"),
         (["--rate", "0.5:1"], "rates must begin at score 0"),
+        (["--rate", "0:nan"], "rates must be finite"),
+        (["--classifier-weight", "0"], "must be above 0"),
         (["--documents", "none.jsonl"], "no document is left: {'too_short': 1}"),
         (["--documents", "nowhere.jsonl"], "cannot be read"),
     ):
