@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Coroutine, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,6 +12,7 @@ import torch
 from megatron_k15.config import EngineConfig
 from megatron_k15.engines.pool import EnginePool
 from megatron_k15.engines.weight_segment import SegmentLayout, WeightSegment, update_info
+from megatron_k15.errors import K15Error
 from megatron_k15.event_loop import EventLoopThread
 from tests.workers import Scheduling, sort_by_length
 
@@ -43,16 +45,24 @@ class TinyVllm:
         self.version = 0
 
     def run(self, coroutine: Coroutine[Any, Any, Result], seconds: float = 120.0) -> Result:
-        return self.loop.run(coroutine, seconds=seconds, waiting_for="vLLM in a test")
+        try:
+            return self.loop.run(coroutine, seconds=seconds, waiting_for="vLLM in a test")
+        except Exception:
+            # A test that fails while sampling is paused must not take the next ones with it.
+            with suppress(K15Error):
+                self.loop.run(self.pool.resume(), seconds=30, waiting_for="vLLM to go on after a failed test")
+            raise
 
     async def freeze_under_way(self, count: int) -> None:
-        """With sampling paused and `count` requests sent: let them sample for a moment, and pause again.
-
-        On a busy machine vLLM runs ahead of the server in front of it, by thousands of tokens: nothing that is seen
-        from here says how far it has got."""
+        """With sampling paused and `count` requests sent: let them sample for a moment, and pause again."""
         while self.pool.stats().num_in_flight < count:
             await asyncio.sleep(0.01)
         await asyncio.sleep(0.3)  # from here into the engine
+        await self.sample_for_a_moment()
+
+    async def sample_for_a_moment(self) -> None:
+        """With sampling paused. On a busy machine vLLM runs ahead of the server in front of it, by thousands of tokens:
+        nothing that is seen from here says how far it has got, and requests may have ended."""
         await self.pool.resume()
         await asyncio.sleep(0.1)
         await self.pool.pause()

@@ -109,11 +109,9 @@ def test_an_update_in_the_middle_of_a_response_is_seen_in_its_versions_and_its_l
     """Tokens after the update have the logprobs of the new weights given the whole prefix: no key or value of the old
     weights is left, neither of the response in flight nor of cached prompts."""
     old, new = vllm_tiny.perturbed(1), vllm_tiny.perturbed(2)
-    first = vllm_tiny.publish(old)
     (request,) = _requests(1, max_tokens=1000)
-    info = vllm_tiny.write(new)
 
-    async def update_while_generating():
+    async def update_while_generating(info):
         await vllm_tiny.pool.pause()
         response = asyncio.ensure_future(vllm_tiny.pool.generate(request))
         await vllm_tiny.freeze_under_way(1)
@@ -121,7 +119,12 @@ def test_an_update_in_the_middle_of_a_response_is_seen_in_its_versions_and_its_l
         await vllm_tiny.pool.resume()
         return await response
 
-    generation = vllm_tiny.run(update_while_generating())
+    # Where the machine stalls before vLLM is paused, the response ends by itself: then once more.
+    for _ in range(5):
+        first = vllm_tiny.publish(old)
+        generation = vllm_tiny.run(update_while_generating(vllm_tiny.write(new)))
+        if len(generation.versions) > 1:
+            break
     assert [span.version for span in generation.versions] == [first, vllm_tiny.version]
     cut = generation.versions[0].end
     assert 0 < cut < 1000

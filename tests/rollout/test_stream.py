@@ -34,7 +34,7 @@ def test_weights_change_under_responses_that_are_then_cut_saved_and_finished(vll
         stream.add(new_groups(PROMPTS, 2, 0))
         await vllm_tiny.freeze_under_way(4)
         await vllm_tiny.pool.update_weights(info, vllm_tiny.version)
-        await vllm_tiny.freeze_under_way(4)
+        await vllm_tiny.sample_for_a_moment()
         groups = await stream.cut(1)
         await vllm_tiny.pool.resume()
         # Sampling goes on after a cut; here the run dies.
