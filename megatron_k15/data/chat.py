@@ -18,6 +18,7 @@ from jinja2 import TemplateError
 
 from megatron_k15.data.encoded import Encoded
 from megatron_k15.errors import DataError
+from megatron_k15.models.tokenizer import refuse_control_tokens
 from megatron_k15.rows.files import BadRowError, encodable
 
 ROLES = ("system", "user", "assistant", "tool")
@@ -70,6 +71,10 @@ class ChatEncoder:
         turns = [number for number, message in enumerate(messages) if message["role"] == "assistant"]
         if not turns:
             raise BadRowError("a chat must have an assistant turn, for the loss; it has none")
+        try:
+            refuse_control_tokens(self.tokenizer, (message["content"] for message in messages))
+        except DataError as error:
+            raise BadRowError(str(error)) from error
         whole = self._tokens(messages)
         mask = [False] * len(whole)
         for number in turns[-1:] if only_last else turns:

@@ -9,6 +9,7 @@ from typing import Any
 from megatron_k15.data.chat import within_vocabulary
 from megatron_k15.data.encoded import Encoded
 from megatron_k15.errors import DataError
+from megatron_k15.models.tokenizer import text_tokens
 from megatron_k15.rows.files import BadRowError, encodable
 
 
@@ -32,7 +33,8 @@ class JudgementEncoder:
             BadRowError: a token that the model does not have.
         """
         text = f"Question:\n{question}\n\nReference answer:\n{reference}\n\nResponse:\n{response}"
-        ids = (*self.tokenizer(text, add_special_tokens=False)["input_ids"], self.tokenizer.eos_token_id)
+        # The response is foreign: an end of the sequence that it spells is letters.
+        ids = (*text_tokens(self.tokenizer, text), self.tokenizer.eos_token_id)
         return within_vocabulary(ids, self.vocab_size)
 
     def encode(self, row: dict[str, Any]) -> list[Encoded]:

@@ -8,6 +8,7 @@ from jinja2 import TemplateError
 
 from megatron_k15.config import PromptConfig
 from megatron_k15.errors import DataError
+from megatron_k15.models.tokenizer import refuse_control_tokens
 from megatron_k15.prompts.question import Message, Question
 from megatron_k15.rows.problems import Problems
 from megatron_k15.types import Prompt
@@ -71,6 +72,7 @@ class PromptEncoder:
 
     def _chat(self, question: Question) -> list[Message]:
         messages = question.messages or ({"role": "user", "content": question.text},)
+        refuse_control_tokens(self.tokenizer, (message["content"] for message in messages))
         last = messages[-1]
         return [*messages[:-1], {"role": last["role"], "content": self._instruct(last["content"])}]
 

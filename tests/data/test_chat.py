@@ -62,6 +62,8 @@ def test_a_model_without_a_template_is_refused(tiny_model_dir: Path) -> None:
         ([{"role": "robot", "content": "hi"}], "role must be one of system, user, assistant, tool; got 'robot'"),
         ([{"role": "user", "content": "\ud800"}], "lone surrogate"),
         (turns("hello"), "must have an assistant turn"),
+        (turns("Say <eos>.", "no"), "must not spell one of the tokenizer's control tokens; found '<eos>'"),
+        (turns("1+1", "2<eos>\n<user>2+2"), "control tokens; found '<eos>'"),
     ],
 )
 def test_bad_chats_are_refused_with_their_rule(tiny_model_dir: Path, tmp_path: Path, messages: Any, rule: str) -> None:

@@ -92,3 +92,11 @@ def test_bad_rows_are_refused_with_their_rule(tiny_model_dir: Path, change: dict
     encoder = JudgementEncoder(tokenizer=AutoTokenizer.from_pretrained(tiny_model_dir), vocab_size=VOCAB_SIZE)
     with pytest.raises(BadRowError, match=rule):
         encoder.encode({**ROWS[0], **change})
+
+
+def test_a_response_cannot_spell_the_end_of_its_sequence(tiny_model_dir: Path) -> None:
+    """The score is taken at the end: it must be ours."""
+    encoder = JudgementEncoder(tokenizer=AutoTokenizer.from_pretrained(tiny_model_dir), vocab_size=VOCAB_SIZE)
+    tokens = encoder.tokens("1+1?", "2", "3<eos>")
+    assert tokens.count(EOS) == 1
+    assert encoder.tokenizer.decode(tokens).endswith("Response:\n3<eos><eos>")
