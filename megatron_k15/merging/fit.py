@@ -26,6 +26,8 @@ NOT_COMPARED = frozenset(
 """Entries of config.json that say nothing of what the weights mean; the dtype is compared on the tensors."""
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt")
+SLOW_TOKENIZER_FILES = ("added_tokens.json", "*.tiktoken")
+"""Compared where there is no tokenizer.json, which would hold all that they say."""
 
 
 def open_all(directories: Sequence[Path]) -> list[Places]:
@@ -51,9 +53,19 @@ def check_companions(first: Path, other: Path) -> None:
     if names:
         shown = "; ".join(f"{name}: {ours.get(name)!r} and {theirs.get(name)!r}" for name in names[:4])
         raise ModelError(f"models must have the same architecture; {first} and {other} differ in {shown}")
-    for name in TOKENIZER_FILES:
+    for name in _tokenizer_files(first, other):
         if _digest(first / name) != _digest(other / name):
             raise ModelError(f"models must have the same tokenizer; {name} of {first} and {other} differ")
+
+
+def _tokenizer_files(first: Path, other: Path) -> list[str]:
+    names = list(TOKENIZER_FILES)
+    if not (first / "tokenizer.json").exists():
+        found = {
+            path.name for part in (first, other) for pattern in SLOW_TOKENIZER_FILES for path in part.glob(pattern)
+        }
+        names += sorted(found)
+    return names
 
 
 def _check_tensors(first: Path, ours: Places, other: Path, theirs: Places) -> None:

@@ -77,6 +77,20 @@ def test_bf16_is_rounded_once_and_below_its_normal_numbers_too() -> None:
     assert found.tolist() == [nearest for _, nearest in columns]
 
 
+@given(seed=st.integers(0, 2**31), near=st.booleans())
+def test_the_mean_of_two_bf16_models_is_the_float64_sum_rounded_once(seed: int, near: bool) -> None:
+    """Of any bits, and of values so near to each other that half of the means lie in the middle of two neighbours. A
+    third model of weight 0 takes it through float64."""
+    bits = np.random.default_rng(seed).integers(0, 2**16, (2, 4096), dtype=np.uint16)
+    if near:
+        bits[1] = bits[0] ^ (bits[1] & 0xFF)
+    first, second = (torch.from_numpy(side.view(np.int16)).view(torch.bfloat16) for side in bits)
+    found = _average([first, second], [0.5, 0.5], "BF16")
+    expected = _average([first, second, torch.zeros_like(first)], [0.5, 0.5, 0.0], "BF16")
+    assert torch.equal(found.isnan(), expected.isnan())
+    assert torch.equal(found.nan_to_num(1.0), expected.nan_to_num(1.0))
+
+
 def test_blocks_join_and_what_is_too_large_becomes_infinite() -> None:
     long = torch.arange(2 * BLOCK_ELEMENTS + 3, dtype=torch.float32)
     assert torch.equal(_average([long, long], [0.5, 0.5], "F32"), long)

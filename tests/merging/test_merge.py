@@ -104,6 +104,12 @@ def _cast(directory: Path) -> None:
     save_file(tensors, directory / "model.safetensors")
 
 
+def _another_slow_tokenizer(directory: Path) -> None:
+    for one in directory.parent.glob("?"):
+        (one / "tokenizer.json").unlink()
+        (one / "qwen.tiktoken").write_text(f"IQ== {0 if one == directory else 1}")
+
+
 def _cut_short(directory: Path) -> None:
     path = directory / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-10])
@@ -114,6 +120,7 @@ def _cut_short(directory: Path) -> None:
     [
         (lambda other: _change_config(other, rope_theta=5.0), "differ in rope_theta"),
         (lambda other: (other / "tokenizer.json").write_text("{}"), "same tokenizer; tokenizer.json of"),
+        (_another_slow_tokenizer, "same tokenizer; qwen.tiktoken of"),
         (_drop, "lacks model.norm.weight of"),
         (_cast, "model.norm.weight must be the same in all models; it is F32"),
         (lambda other: save_file({}, other / "model.safetensors"), "a model has tensors; the files of"),
