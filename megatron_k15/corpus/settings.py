@@ -29,6 +29,18 @@ class CorpusSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        for name in ("min_characters", "max_characters", "min_mean_word", "max_mean_word"):
+            if not getattr(self, name) >= 0:
+                raise ConfigError(f"{name} must be at least 0, got {getattr(self, name)}")
+        for name in ("max_symbol_share", "max_repeated_lines"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"{name} is a share, from 0 to 1, got {getattr(self, name)}")
+        if self.min_characters > self.max_characters or self.min_mean_word > self.max_mean_word:
+            raise ConfigError(
+                "a least value must not be above the most: "
+                f"characters {self.min_characters} to {self.max_characters}, "
+                f"mean word {self.min_mean_word} to {self.max_mean_word}"
+            )
         if not all(math.isfinite(value) for step in self.rates for value in step):
             raise ConfigError(f"rates must be finite numbers, got {self.rates}")
         parts = (self.classifier_weight, self.model_weight)

@@ -7,6 +7,8 @@ import shutil
 from collections import Counter
 from pathlib import Path
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 import torch
 from megatron.core.datasets.indexed_dataset import IndexedDataset
@@ -118,6 +120,18 @@ def test_another_model_scores_anew(folder: Path) -> None:
     assert second == build("fresh", "other") != first
 
 
+def test_parquet_gives_the_same_bytes(folder: Path) -> None:
+    rows = [{"text": _prose(index), "source": "web"} for index in range(40)]
+    _write("rows.jsonl", [str(row["text"]) for row in rows])
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), "rows.parquet")
+    for kind in ("jsonl", "parquet"):
+        assert main(["--documents", f"rows.{kind}", "--tokenizer", "models/start", "--output", f"corpus/{kind}"]) == 0
+    for part in ("bin", "idx"):
+        jsonl, parquet = (Path(f"corpus/{kind}.{part}").read_bytes() for kind in ("jsonl", "parquet"))
+        assert parquet == jsonl
+    assert len(_documents("corpus/parquet")) == 40
+
+
 def test_a_control_token_in_a_text_is_letters(folder: Path) -> None:
     eos = AutoTokenizer.from_pretrained("models/start").eos_token
     _write("foreign.jsonl", [f"{_prose(1)} {eos} and {_prose(2)}"])
@@ -138,6 +152,9 @@ def test_what_is_wrong_is_one_line(folder: Path, capsys: pytest.CaptureFixture[s
         (["--rate", "0.5:1"], "rates must begin at score 0"),
         (["--rate", "0:nan"], "rates must be finite"),
         (["--classifier-weight", "0"], "must be above 0"),
+        (["--min-characters", "-1"], "min_characters must be at least 0, got -1"),
+        (["--min-characters", "50", "--max-characters", "40"], "characters 50 to 40"),
+        (["--max-symbol-share", "nan"], "max_symbol_share is a share, from 0 to 1, got nan"),
         (["--documents", "none.jsonl"], "no document is left: {'too_short': 1}"),
         (["--documents", "nowhere.jsonl"], "cannot be read"),
     ):
