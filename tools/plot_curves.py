@@ -13,6 +13,8 @@ from typing import Any
 from megatron_k15.errors import DataError, K15Error
 
 Record = dict[str, Any]
+KIND = "reward/accuracy_"
+DASHES = ("--", ":", "-.")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -85,8 +87,14 @@ def draw(runs: dict[str, list[Record]], output: Path) -> None:
             (line,) = held_out.plot(steps, _column(evaluations, "evaluation/accuracy"), marker="o", label=name)
             low, high = (_column(evaluations, f"evaluation/accuracy_{end}") for end in ("low", "high"))
             held_out.fill_between(steps, low, high, alpha=0.15, color=line.get_color())
-        for axes, key in ((reward, "reward/accuracy"), (length, "rollout/mean_response_tokens")):
-            axes.plot(_column(iterations, "iteration"), _column(iterations, key), label=name)
+        (line,) = reward.plot(_column(iterations, "iteration"), _column(iterations, "reward/accuracy"), label=name)
+        for kind, dashes in zip(_kinds(iterations), DASHES, strict=False):
+            # A metric of an iteration without such prompts is not there.
+            seen = [record for record in iterations if f"{KIND}{kind}" in record]
+            label, color = f"{name}: {kind}", line.get_color()
+            steps, rates = _column(seen, "iteration"), _column(seen, f"{KIND}{kind}")
+            reward.plot(steps, rates, dashes, marker=".", label=label, color=color)
+        length.plot(_column(iterations, "iteration"), _column(iterations, "rollout/mean_response_tokens"), label=name)
     titles = {
         held_out: "held-out accuracy, greedy, 95% interval",
         reward: "accuracy of sampled responses",
@@ -99,6 +107,11 @@ def draw(runs: dict[str, list[Record]], output: Path) -> None:
             axes.legend()
     figure.savefig(output, dpi=110)
     pyplot.close(figure)
+
+
+def _kinds(iterations: Sequence[Record]) -> list[str]:
+    """Kinds of prompts, where a run mixes several: `math`, `code`."""
+    return sorted({key.removeprefix(KIND) for record in iterations for key in record if key.startswith(KIND)})
 
 
 def _column(records: Sequence[Record], key: str) -> list[float]:

@@ -5,12 +5,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from megatron_k15.config import MetricsConfig
 from megatron_k15.metrics import MetricsWriter
 from tests.launch import ROOT
+from tools.plot_curves import main
 
 
-def _run(run_dir: Path, *, start: float, end: float) -> None:
+def _run(run_dir: Path, *, start: float, end: float, **more: float) -> None:
     with MetricsWriter(run_dir, MetricsConfig(tensorboard=False, wandb="off"), resolved_config_yaml="") as writer:
         interval = {"accuracy_low": 0.1, "accuracy_high": 0.9}
         change = {"change": end - start, "change_low": 0.125, "change_high": 0.375}
@@ -20,6 +23,7 @@ def _run(run_dir: Path, *, start: float, end: float) -> None:
                 "reward/accuracy": float("nan") if iteration == 1 else 0.5,
                 "rollout/mean_response_tokens": 9.0,
                 "time/iteration_seconds": 60.0,
+                **(more if iteration != 1 else {}),
             }
             writer.write(iteration, values, [])
         writer.write_evaluation(3, {"accuracy": end, **interval, **change})
@@ -48,6 +52,23 @@ def test_runs_are_drawn_and_described(tmp_path: Path) -> None:
     ) in result.stdout
     assert "two: 3 iterations" in result.stdout
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_run_of_several_kinds_of_prompts_has_a_curve_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _run(tmp_path / "mixed", start=0.25, end=0.5, **{"reward/accuracy_code": 0.25, "reward/accuracy_math": 0.75})
+    from matplotlib.axes import Axes
+
+    drawn: dict[str, list[tuple[float, float]]] = {}
+    plot = Axes.plot
+
+    def noted(self: Axes, steps: list[float], values: list[float], *rest: object, label: str, **more: object) -> object:
+        drawn[label] = list(zip(steps, values, strict=True))
+        return plot(self, steps, values, *rest, label=label, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Axes, "plot", noted)
+    assert main([str(tmp_path / "mixed"), "--output", str(tmp_path / "curves.png")]) == 0
+    assert drawn["mixed: code"] == [(0, 0.25), (2, 0.25)]
+    assert drawn["mixed: math"] == [(0, 0.75), (2, 0.75)]
 
 
 def test_a_folder_that_is_no_run_is_named(tmp_path: Path) -> None:
