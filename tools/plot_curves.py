@@ -80,6 +80,7 @@ def draw(runs: dict[str, list[Record]], output: Path) -> None:
     from matplotlib import pyplot
 
     figure, (held_out, reward, length) = pyplot.subplots(1, 3, figsize=(13, 4), layout="constrained")
+    held_out.set_visible(any(of_kind(records, "evaluation") for records in runs.values()))
     for name, records in runs.items():
         evaluations, iterations = of_kind(records, "evaluation"), of_kind(records, "iteration")
         if evaluations:
