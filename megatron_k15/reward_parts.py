@@ -24,7 +24,8 @@ from megatron_k15.rewards.verdicts import AnswerPair, VerdictSource
 from megatron_k15.rows.files import BadRowError
 
 CACHE = "reward_model_verdicts.jsonl"
-"""Inside the run's folder."""
+OVERRULED = "reward_model_overruled.jsonl"
+"""Both inside the run's folder."""
 
 
 class RewardParts:
@@ -62,7 +63,7 @@ class RewardParts:
         cache = VerdictCache(run_dir / CACHE)
         stack.callback(cache.close)
         judge, self._pool = _judge(config, run_dir / "logs" / "reward_model", cache)
-        return SecondOpinion(judge, config)
+        return SecondOpinion(judge, config, overruled=run_dir / OVERRULED)
 
 
 def _judge(config: RewardModelConfig, log_dir: Path, cache: VerdictCache) -> tuple[VerdictSource, EnginePool | None]:

@@ -1,6 +1,8 @@
-"""A rule and a reward model on the same answer: which of them counts, and how often they part."""
+"""A rule and a reward model on the same answer: which of them counts, and where they part."""
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from megatron_k15.config import RewardModelConfig
 from megatron_k15.errors import RewardError
@@ -28,9 +30,15 @@ class OpinionCounts:
 
 
 class SecondOpinion:
-    def __init__(self, source: VerdictSource, config: RewardModelConfig) -> None:
+    def __init__(self, source: VerdictSource, config: RewardModelConfig, *, overruled: Path | None = None) -> None:
+        """
+        Args:
+            overruled: a file for every pair on which the model did not say what the rule said, for people to read;
+                appended to.
+        """
         self._source = source
         self._config = config
+        self._overruled = overruled
         self.counts = OpinionCounts()
 
     def covers(self, task: str) -> bool:
@@ -53,6 +61,10 @@ class SecondOpinion:
             return self._fall_back(pair, by_rule)
         self.counts.num_made_right += verdict and not by_rule
         self.counts.num_made_wrong += by_rule and not verdict
+        if self._overruled is not None and verdict is not by_rule:
+            with self._overruled.open("a", encoding="utf-8") as file:
+                row = {"by_rule": by_rule, "by_model": verdict, **asdict(pair)}
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
         return verdict
 
     def _fall_back(self, pair: AnswerPair, by_rule: bool) -> bool:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -171,12 +172,15 @@ def test_the_majority_of_votes_counts() -> None:
     ],
 )
 def test_which_of_rule_and_model_counts(
-    decides: str, by_rule: bool, line: str | None, expected: bool, parted: int
+    decides: str, by_rule: bool, line: str | None, expected: bool, parted: int, tmp_path: Path
 ) -> None:
-    chat = Scripted(*[line] if line else [])
-    second = SecondOpinion(_judge(chat), _config(decides=decides))
+    chat, overruled = Scripted(*[line] if line else []), tmp_path / "overruled.jsonl"
+    second = SecondOpinion(_judge(chat), _config(decides=decides), overruled=overruled)
     assert asyncio.run(second.judge(PAIR, by_rule)) is expected
     assert second.counts.num_parted == parted
+    rows = [json.loads(line) for line in overruled.read_text().splitlines()] if parted else []
+    assert rows == [{"by_rule": by_rule, "by_model": expected, **asdict(PAIR)}] * parted
+    assert overruled.exists() == bool(parted)
     assert len(chat.bodies) == (line is not None)
 
 
