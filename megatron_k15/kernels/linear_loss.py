@@ -27,7 +27,7 @@ from megatron_k15.kernels.head import (
 from megatron_k15.kernels.policy_loss import PolicyLoss, Sequences, Terms, policy_terms
 from megatron_k15.kernels.reference import computed_dtype
 from megatron_k15.kernels.rows import group_name
-from megatron_k15.kernels.tiles import walk_tiles
+from megatron_k15.kernels.tiles import can_hold, walk_tiles
 
 
 def linear_policy_loss(
@@ -169,9 +169,10 @@ def _walk(
     for_hidden: bool,
     for_weight: bool,
 ) -> Walked:
-    """By chunks of rows, or by tiles where too few rows fit."""
+    """By chunks of rows; by tiles where too few rows fit, and where several chunks would and all logits can be held."""
     wanted = {"for_hidden": for_hidden, "for_weight": for_weight}
-    if budget.tiled:
+    several = len(head.hidden_NH) > budget.max_rows
+    if budget.tiled or (several and for_weight and can_hold(head, limit_bytes=budget.limit_bytes)):
         return walk_tiles(head, coefficients, limit_bytes=budget.limit_bytes, **wanted)
     return walk(head, blocks, coefficients, **wanted)
 

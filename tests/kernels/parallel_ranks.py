@@ -16,7 +16,9 @@ from megatron_k15.kernels.policy_loss import PolicyLoss, Sequences, policy_loss
 from tests.kernels.draws import sequences, targets
 
 BOUNDS = [0, 3, 3, 10, 12]
-WIDTH, HIDDEN = 19, 4
+SHAPE = WIDTH, HIDDEN = 19, 4
+HELD = 1900, 12
+"""So many hidden dimensions, and so wide, that all logits wait in the weight's gradient (kernels/tiles.py)."""
 OPTIONS = {"tau": 0.3, "temperature": 1.3}
 CLOSE = {"rtol": 1e-11, "atol": 1e-12}
 
@@ -31,22 +33,25 @@ def main() -> None:
         for rows, min_rows in ((1, 0), (4, 0), (100, 0), (1, 100), (4, 100)):
             # With 100 rows wanted the vocabulary is taken in tiles instead.
             MIN_ROWS["cpu"] = min_rows
-            from_hidden_states(group, parts, rows)
-            split_tokens(group, parts, rows)
+            from_hidden_states(group, parts, rows, SHAPE)
+            split_tokens(group, parts, rows, SHAPE)
+        from_hidden_states(group, parts, 6, HELD)
+        split_tokens(group, parts, 2, HELD)
     alone(group)
     dist.destroy_process_group()
 
 
-def head() -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(1)
-    return tuple(torch.randn(size, HIDDEN, generator=generator, dtype=torch.float64) for size in (BOUNDS[-1], WIDTH))
+def head(shape: tuple[int, int] = SHAPE) -> tuple[Tensor, Tensor]:
+    generator, (width, hidden_size) = torch.Generator().manual_seed(1), shape
+    sizes = (BOUNDS[-1], width)
+    return tuple(torch.randn(size, hidden_size, generator=generator, dtype=torch.float64) for size in sizes)
 
 
-def columns_of(group: dist.ProcessGroup) -> tuple[int, int]:
+def columns_of(group: dist.ProcessGroup, width: int = WIDTH) -> tuple[int, int]:
     """This rank's part of the vocabulary: as many columns as fit evenly, rounded up, so that the last rank has few."""
-    each = 7 if group.size() > 2 else 10
-    start = min(WIDTH, each * group.rank())
-    return start, min(WIDTH, start + each)
+    each = (7 if group.size() > 2 else 10) * width // WIDTH
+    start = min(width, each * group.rank())
+    return start, min(width, start + each)
 
 
 def same(found: PolicyLoss, expected: PolicyLoss) -> None:
@@ -70,14 +75,19 @@ def over_logits(group: dist.ProcessGroup, parts: Sequences) -> None:
     torch.testing.assert_close(local.grad, whole.grad[:, start:end], **CLOSE)
 
 
-def from_hidden_states(group: dist.ProcessGroup, parts: Sequences, rows: int) -> None:
+def from_hidden_states(group: dist.ProcessGroup, parts: Sequences, rows: int, shape: tuple[int, int]) -> None:
     """The gradient of the hidden states is the sum of the ranks' parts; that of the weight is each rank's own."""
-    start, end = columns_of(group)
-    columns = targets(BOUNDS[-1], WIDTH, seed=0)
-    hidden, weight = (value.requires_grad_() for value in head())
+    start, end = columns_of(group, shape[0])
+    columns = targets(BOUNDS[-1], shape[0], seed=0)
+    hidden, weight = (value.requires_grad_() for value in head(shape))
     my_hidden, my_weight = hidden.detach().clone().requires_grad_(), weight.detach()[start:end].clone().requires_grad_()
     expected = linear_policy_loss(hidden, weight, columns, parts, entropy=True, **OPTIONS)
-    options = {"vocabulary_start": start, "tensor_group": group, "chunk_bytes": rows * 10 * 8, **OPTIONS}
+    options = {
+        "vocabulary_start": start,
+        "tensor_group": group,
+        "chunk_bytes": rows * shape[0] * 10 // 19 * 8,
+        **OPTIONS,
+    }
     found = linear_policy_loss(my_hidden, my_weight, columns, parts, entropy=True, in_place=True, **options)
     same(found, expected)
     for result in (expected, found):
@@ -91,10 +101,10 @@ def from_hidden_states(group: dist.ProcessGroup, parts: Sequences, rows: int) ->
     torch.testing.assert_close(logprobs, expected.logprobs_N, **CLOSE)
 
 
-def split_tokens(group: dist.ProcessGroup, parts: Sequences, rows: int) -> None:
+def split_tokens(group: dist.ProcessGroup, parts: Sequences, rows: int, shape: tuple[int, int]) -> None:
     """Every second token (or fourth) of each sequence on each rank; s is that of the whole sequence."""
-    hidden, weight = (value.requires_grad_() for value in head())
-    columns = targets(BOUNDS[-1], WIDTH, seed=0)
+    hidden, weight = (value.requires_grad_() for value in head(shape))
+    columns = targets(BOUNDS[-1], shape[0], seed=0)
     mine = torch.arange(group.rank(), BOUNDS[-1], group.size())
     bounds = torch.searchsorted(mine, parts.bounds)
     per_token = (None if value is None else value[mine] for value in parts[:3])
@@ -102,7 +112,7 @@ def split_tokens(group: dist.ProcessGroup, parts: Sequences, rows: int) -> None:
     my_hidden, my_weight = hidden.detach()[mine].requires_grad_(), weight.detach().clone().requires_grad_()
     expected = linear_policy_loss(hidden, weight, columns, parts, **OPTIONS)
     found = linear_policy_loss(
-        my_hidden, my_weight, columns[mine], local, sequence_group=group, chunk_bytes=rows * WIDTH * 8, **OPTIONS
+        my_hidden, my_weight, columns[mine], local, sequence_group=group, chunk_bytes=rows * shape[0] * 8, **OPTIONS
     )
     torch.testing.assert_close(found.log_ratios_S, expected.log_ratios_S, **CLOSE)
     torch.testing.assert_close(found.loss, expected.loss, **CLOSE)

@@ -20,6 +20,7 @@ from megatron_k15.kernels.head import MIN_ROWS
 from megatron_k15.kernels.linear_loss import linear_cross_entropy, linear_logprobs, linear_policy_loss
 from megatron_k15.kernels.policy_loss import PolicyLoss, Sequences, policy_loss
 from megatron_k15.kernels.reference_loss import cross_entropy_reference, policy_loss_reference
+from megatron_k15.kernels.tiles import TilePass
 from tests.kernels.draws import DTYPES, bounds_of, logits, sequences, targets
 
 HIDDEN, WIDTH = 3, 9
@@ -158,6 +159,45 @@ def test_from_hidden_states_equals_autograd(
         limit = {torch.float32: 2e-5, torch.float64: 1e-11, torch.bfloat16: 0.05}[dtype]
         assert one.grad.shape == other.grad.shape
         assert ((one.grad.double() - other.grad).abs() <= limit * scale).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("hidden_size", [ROWS, ROWS + 1, 3 * ROWS])
+@pytest.mark.parametrize("with_reference", [True, False])
+def test_logits_that_wait_in_the_weights_gradient(
+    dtype: torch.dtype, hidden_size: int, with_reference: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many rows as hidden dimensions leave no room between a tile's gradient and the next one's logits."""
+    width, generator = 2000, torch.Generator().manual_seed(3)
+    shapes = ((ROWS, hidden_size), (width, hidden_size))
+    start = [torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype) for shape in shapes]
+    ours = [value.clone().requires_grad_() for value in start]
+    theirs = [value.double().requires_grad_() for value in start]
+    columns, parts = targets(ROWS, width, seed=0), sequences(BOUNDS, seed=0)
+    held: list[int] = []
+    once_more = TilePass._once_more
+
+    def noted(self: TilePass, span: tuple[int, int], tile: tuple[int, int]) -> Tensor:
+        assert self._held is not None
+        held.append(tile[1] - tile[0])
+        return once_more(self, span, tile)
+
+    monkeypatch.setattr(TilePass, "_once_more", noted)
+    monkeypatch.setitem(MIN_ROWS, "cpu", 0)
+    options = {"tau": 0.3, "chunk_bytes": (ROWS - 2) * width * dtype.itemsize}
+    given_parts = parts if with_reference else parts._replace(reference_N=None)
+    found = linear_policy_loss(*ours, columns, given_parts, in_place=True, **options)
+    found.loss.backward()
+    assert sum(held) == width
+    assert len(held) > 2
+    product = torch.nn.functional.linear(*theirs)
+    if not with_reference:  # the gradient at s = 0
+        here = policy_loss_reference(product, columns, parts, tau=0.3).logprobs_N.detach()
+        parts = parts._replace(reference_N=here)
+    policy_loss_reference(product, columns, parts, tau=0.3).loss.backward()
+    limit = {torch.float32: 2e-5, torch.float64: 1e-11, torch.bfloat16: 0.05}[dtype]
+    for one, other in zip(ours, theirs, strict=True):
+        assert ((one.grad.double() - other.grad).abs() <= limit * other.grad.abs().max()).all()
 
 
 @pytest.mark.parametrize("tiled", [False, True])
