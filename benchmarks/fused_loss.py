@@ -6,7 +6,8 @@ One process, forward and backward once per round, at [2048 tokens, hidden 576, v
     products         the three matrix products alone, into gradients that are already there: the baseline
     known            ours, first step of an iteration: every token's coefficient is known in time
     one_chunk        ours with reference logprobs, sequences that fit in one chunk
-    recomputed       ours with reference logprobs, two sequences, each far longer than a chunk: four products
+    recomputed       ours with reference logprobs, two sequences, each far longer than a chunk: four products, where the
+                     weight's gradient has no room for all logits
     cross_entropy    ours
     eager            F.linear, log_softmax, gather, the loss, autograd
     chunked          the same in eight chunks of rows with torch.utils.checkpoint

@@ -1,4 +1,4 @@
-"""Hidden states and the output weight → losses, never holding [tokens, vocabulary]: a chunk of rows at a time.
+"""Hidden states and the output weight → losses, a chunk of rows at a time. `tiles.py` does the same in other cases.
 
     known     where a chunk's own logprobs give each token's coefficient, its logits become their gradient at once:
               three matrix products, as in any training step
