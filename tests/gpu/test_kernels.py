@@ -49,13 +49,13 @@ def test_policy_loss(dtype: torch.dtype) -> None:
     torch.testing.assert_close(ours.grad.double(), theirs.grad, rtol=limit, atol=limit)
 
 
-@pytest.mark.parametrize("rows_at_once", [3, 1000])
-def test_from_hidden_states_the_same_bits_in_every_run(rows_at_once: int) -> None:
-    parts = type(sequences(BOUNDS, seed=0))(
-        *(None if value is None else value.cuda() for value in sequences([0, 700, 1000], seed=0))
-    )
-    hidden, weight = torch.randn(1000, 64, device="cuda").bfloat16(), torch.randn(5000, 64, device="cuda").bfloat16()
-    columns = targets(1000, 5000, seed=0).cuda()
+@pytest.mark.parametrize(("num_rows", "rows_at_once"), [(1000, 3), (1000, 1000), (60, 30)])
+def test_from_hidden_states_the_same_bits_in_every_run(num_rows: int, rows_at_once: int) -> None:
+    """In tiles, in one chunk, and with the logits held in the weight's gradient (no more rows than hidden dimensions)."""
+    given = sequences([0, num_rows * 7 // 10, num_rows], seed=0)
+    parts = type(given)(*(None if value is None else value.cuda() for value in given))
+    hidden, weight = torch.randn(num_rows, 64, device="cuda").bfloat16(), torch.randn(5000, 64, device="cuda").bfloat16()
+    columns = targets(num_rows, 5000, seed=0).cuda()
     runs = []
     for _ in range(3):
         leaves = [hidden.clone().requires_grad_(), weight.clone().requires_grad_()]
