@@ -51,10 +51,10 @@ def test_policy_loss(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize(("num_rows", "rows_at_once"), [(1000, 3), (1000, 1000), (60, 30)])
 def test_from_hidden_states_the_same_bits_in_every_run(num_rows: int, rows_at_once: int) -> None:
-    """In tiles, in one chunk, and with the logits held in the weight's gradient (no more rows than hidden dimensions)."""
+    """In tiles, in one chunk, and, with no more rows than hidden dimensions, held in the weight's gradient."""
     given = sequences([0, num_rows * 7 // 10, num_rows], seed=0)
     parts = type(given)(*(None if value is None else value.cuda() for value in given))
-    hidden, weight = torch.randn(num_rows, 64, device="cuda").bfloat16(), torch.randn(5000, 64, device="cuda").bfloat16()
+    hidden, weight = (torch.randn(rows, 64, device="cuda").bfloat16() for rows in (num_rows, 5000))
     columns = targets(num_rows, 5000, seed=0).cuda()
     runs = []
     for _ in range(3):
