@@ -1,17 +1,29 @@
-"""Hidden states and the output weight → losses, a chunk of rows at a time. `tiles.py` does the same in other cases.
+"""Hidden states and the output weight → losses and both gradients, in spans of rows and tiles of the vocabulary.
 
-    known     where a chunk's own logprobs give each token's coefficient, its logits become their gradient at once:
-              three matrix products, as in any training step
-    unknown   where a sequence spans chunks, its logprobs come first and the logits of all chunks but the last again:
-              four products
+All of a span's tiles are read for its softmax. As soon as its tokens' coefficients are known (for a sequence that takes
+several spans, when these have been read), its logits become their own gradient, tile by tile, and enter the two other
+products. Thus the forward pass makes the gradients; the backward pass hands them out.
 
-The gradients of hidden states and weight are thus made in the forward pass; the backward pass hands them out.
+Where a span's logits wait in between (`Plan.of` takes the first that fits):
 
-Legend: N tokens, V this rank's part of the vocabulary, H hidden, C rows of a chunk.
+    buffer            whole rows within the budget, in one tile: three matrix products, as in any training step. Of a
+                      block of several spans the last one's wait; the others' are computed again: four products
+    weight gradient   it has room for all logits (no more rows than hidden dimensions): three products, whatever the
+                      coefficients wait for
+    nowhere           few whole rows of so wide a vocabulary fit, and every span streams the weight from memory: rather
+                      more rows, and each tile twice
+
+How the logits wait in memory that is overwritten meanwhile: at its end, tile after tile.
+
+    weight gradient, V x H    |        free         | 0 | 1 | 2 | 3 |    N x W logits each, all read
+                              |    tile 0    | free     | 1 | 2 | 3 |    W x H numbers each take the place from the
+                              |    tile 0    |    tile 1    | 2 | 3 |    front: as N <= H, never of a later tile
+
+Legend: N tokens, V this rank's part of the vocabulary, H hidden, R rows of a span, W columns of a tile.
 """
 
 from collections.abc import Callable, Sequence
-from itertools import pairwise
+from enum import Enum, auto
 from typing import Any, NamedTuple
 
 import torch
@@ -21,18 +33,18 @@ from torch.autograd import Function
 
 from megatron_k15.kernels.fresh_memory import new_memory
 from megatron_k15.kernels.native import operators
-from megatron_k15.kernels.rows import Rows, all_reduce, read_rows
+from megatron_k15.kernels.reference import computed_dtype
+from megatron_k15.kernels.rows import Rows, all_reduce, merged, whole_rows
+from megatron_k15.kernels.spans import Span, even_spans
 
 CHUNK_BYTES = {"cpu": 56 << 20, "cuda": 512 << 20}
-"""Logits held at a time. On a GPU fewer rows than a thousand or so would leave its matrix units idle."""
+"""Of logits held at a time. On a GPU fewer rows than a thousand or so would leave its matrix units idle."""
 
 MIN_ROWS = {"cpu": 128, "cuda": 512}
-"""Where fewer rows fit into a chunk, the weight would be streamed from memory too often: see `tiles.py`."""
+"""Where fewer rows fit into the budget, the weight would be streamed from memory too often."""
 
-Span = tuple[int, int]
-"""Rows [start, end)."""
 Coefficients = Callable[[Span, Tensor], Tensor]
-"""A span of rows and their logprobs → d loss / d logprob of each."""
+"""Rows and their logprobs → d loss / d logprob of each."""
 
 
 class Head(NamedTuple):
@@ -47,66 +59,162 @@ class Head(NamedTuple):
     group: str
     """Name of the tensor-parallel group; empty where the vocabulary is whole."""
     entropy: bool
+    for_hidden: bool
+    for_weight: bool
+    """Which gradients are wanted."""
+
+
+class Wait(Enum):
+    """Where a span's logits are between `HeadPass.read` and `HeadPass.add`; the file's head says more."""
+
+    BUFFER = auto()
+    WEIGHT_GRADIENT = auto()
+    NOWHERE = auto()
+
+
+class Plan(NamedTuple):
+    """How much at a time. Rows are alike on all tensor ranks, as they exchange something for each span."""
+
+    max_rows: int
+    """Of a span."""
+    tile_bytes: int
+    wait: Wait
+
+    @classmethod
+    def of(cls, head: Head, chunk_bytes: int | None) -> "Plan":
+        """
+        Args:
+            chunk_bytes: of logits, and of what adds up a span's hidden gradient. None: `CHUNK_BYTES`.
+        """
+        kind, (num_rows, hidden_size) = head.hidden_NH.device.type, head.hidden_NH.shape
+        limit = CHUNK_BYTES[kind] if chunk_bytes is None else chunk_bytes
+        size = head.hidden_NH.element_size()
+        width = torch.tensor(len(head.weight_VH), device=head.weight_VH.device)
+        all_reduce(width, dist.ReduceOp.MAX, head.group)
+        fitting = max(1, limit // max(1, int(width) * size))
+        needs_gradients = head.for_hidden or head.for_weight
+        whole = cls(fitting, limit, Wait.BUFFER if needs_gradients else Wait.NOWHERE)
+        # In tiles a third of the budget is for the span's hidden gradient (fp32, and a tile's part of it).
+        rows_in_tiles, tile_bytes = max(1, limit // 3 // max(1, hidden_size * (4 + size))), limit * 2 // 3
+        if num_rows <= fitting:
+            return whole
+        if head.for_weight and num_rows <= min(hidden_size, rows_in_tiles):
+            return cls(num_rows, tile_bytes, Wait.WEIGHT_GRADIENT)
+        return whole if fitting >= MIN_ROWS[kind] else cls(rows_in_tiles, tile_bytes, Wait.NOWHERE)
 
 
 class HeadPass:
-    """One walk over the rows. `read` a span, then, while it is the latest read or by reading it again, `add` it."""
+    """One walk over the rows: `read` a span, then `add` it."""
 
-    def __init__(self, head: Head, *, max_rows: int, for_hidden: bool, for_weight: bool) -> None:
-        self._head = head
+    def __init__(self, head: Head, plan: Plan, max_rows: int) -> None:
+        """
+        Args:
+            max_rows: of the spans that come, at most the plan's.
+        """
         hidden_NH, weight_VH = head.hidden_NH, head.weight_VH
-        self._logits = new_memory(hidden_NH, min(max_rows, len(hidden_NH)), len(weight_VH))
-        self._held: tuple[Span, Rows] | None = None
-        self.hidden_gradient_NH = torch.empty_like(hidden_NH) if for_hidden else hidden_NH.new_empty(0)
-        self.weight_gradient_VH = new_memory(weight_VH, *weight_VH.shape) if for_weight else weight_VH.new_empty(0)
-        self._for_hidden, self._for_weight = for_hidden, for_weight
+        width = len(weight_VH)
+        self.hidden_gradient_NH = torch.empty_like(hidden_NH) if head.for_hidden else hidden_NH.new_empty(0)
+        self.weight_gradient_VH = new_memory(weight_VH, *weight_VH.shape) if head.for_weight else weight_VH.new_empty(0)
+        self._head, self._wait = head, plan.wait
+        row_bytes = max(1, max_rows * hidden_NH.element_size())
+        self._tiles = even_spans(0, width, max(1, plan.tile_bytes // row_bytes))
+        widest = max((last - first for first, last in self._tiles), default=0)
+        self._buffer = new_memory(hidden_NH, max_rows * (width if plan.wait is Wait.BUFFER else widest))
+        self._waiting: Span | None = None
         self._weight_begun = False
 
-    @property
-    def needs_gradients(self) -> bool:
-        return self._for_hidden or self._for_weight
-
     def read(self, span: Span) -> Rows:
-        """Logits of these rows into the buffer, and what their softmax needs."""
+        """The softmax of these rows, over the whole vocabulary."""
         head, (start, end) = self._head, span
-        logits_CV = self._logits[: end - start]
-        torch.mm(head.hidden_NH[start:end], head.weight_VH.t(), out=logits_CV)
-        rows = read_rows(logits_CV, head.local_targets_N[start:end], head.scale, head.group, head.entropy)
-        self._held = span, rows
-        return rows
-
-    def add(self, span: Span, coefficients_C: Tensor) -> None:
-        """These rows' gradients. The logits in the buffer become their own gradient."""
-        if self._held is None or self._held[0] != span:
-            self.read(span)
-        assert self._held is not None
-        (start, end), rows = self._held
-        self._held = None
-        head, gradient_CV = self._head, self._logits[: end - start]
-        operators(gradient_CV).logit_gradient_(
-            gradient_CV,
-            head.local_targets_N[start:end],
-            head.scale,
-            rows.highest_N.contiguous(),
-            rows.sums_N.contiguous(),
-            coefficients_C,
+        statistics = head.hidden_NH.new_zeros(
+            4 if head.entropy else 3, end - start, dtype=computed_dtype(head.hidden_NH)
         )
-        if self._for_hidden:
-            torch.mm(gradient_CV, head.weight_VH, out=self.hidden_gradient_NH[start:end])
-        if self._for_weight:
-            self._add_to_weight(gradient_CV, head.hidden_NH[start:end])
+        statistics[0] = -torch.inf
+        for tile in self._tiles:
+            logits_RW = self._compute(span, tile, self._place(span, tile))
+            found = operators(logits_RW).softmax_statistics(
+                logits_RW, self._columns(span, tile), head.scale, head.entropy
+            )
+            statistics = merged(statistics, found)
+        self._waiting = None if self._wait is Wait.NOWHERE else span
+        return whole_rows(statistics, head.group, head.entropy)
+
+    def add(self, span: Span, rows: Rows, coefficients_R: Tensor) -> None:
+        """These rows' gradients: of their hidden states, and their part of the weight's."""
+        head, (start, end) = self._head, span
+        hidden_RH = head.hidden_NH[start:end]
+        waited, self._waiting = self._waiting == span, None
+        highest_R, sums_R = rows.highest_N.contiguous(), rows.sums_N.contiguous()
+        hidden_gradient = _Sum(self.hidden_gradient_NH[start:end], len(self._tiles)) if head.for_hidden else None
+        for first, last in self._tiles:
+            gradient_RW = self._logits_again(span, (first, last), waited)
+            operators(gradient_RW).logit_gradient_(
+                gradient_RW, self._columns(span, (first, last)), head.scale, highest_R, sums_R, coefficients_R
+            )
+            if hidden_gradient is not None:
+                hidden_gradient.add_product(gradient_RW, head.weight_VH[first:last])
+            if head.for_weight:
+                part_WH = self.weight_gradient_VH[first:last]
+                part_WH.addmm_(gradient_RW.t(), hidden_RH, beta=1 if self._weight_begun else 0)
+        if hidden_gradient is not None:
+            hidden_gradient.finish()
+        self._weight_begun = True
 
     def finish(self) -> None:
         """Where no row was added at all, the weight's gradient is 0."""
-        if self._for_weight and not self._weight_begun:
+        if not self._weight_begun:
             self.weight_gradient_VH.zero_()
 
-    def _add_to_weight(self, gradient_CV: Tensor, hidden_CH: Tensor) -> None:
-        if self._weight_begun:
-            self.weight_gradient_VH.addmm_(gradient_CV.t(), hidden_CH)
+    def _compute(self, span: Span, tile: Span, out_RW: Tensor) -> Tensor:
+        head, (start, end), (first, last) = self._head, span, tile
+        return torch.mm(head.hidden_NH[start:end], head.weight_VH[first:last].t(), out=out_RW)
+
+    def _logits_again(self, span: Span, tile: Span, waited: bool) -> Tensor:
+        """A tile's logits, where they may become their gradient."""
+        if self._wait is Wait.WEIGHT_GRADIENT and waited:
+            # The weight's gradient goes where they waited.
+            return _shaped(self._buffer, 0, span, tile).copy_(self._place(span, tile))
+        place_RW = self._place(span, tile)
+        return place_RW if waited else self._compute(span, tile, place_RW)
+
+    def _place(self, span: Span, tile: Span) -> Tensor:
+        """[R, W] where a tile's logits wait."""
+        num_rows = span[1] - span[0]
+        if self._wait is Wait.NOWHERE:
+            return _shaped(self._buffer, 0, span, tile)
+        if self._wait is Wait.BUFFER:
+            return _shaped(self._buffer, num_rows * tile[0], span, tile)
+        memory = self.weight_gradient_VH.view(-1)
+        free = memory.numel() - num_rows * len(self._head.weight_VH)
+        return _shaped(memory, free + num_rows * tile[0], span, tile)
+
+    def _columns(self, span: Span, tile: Span) -> Tensor:
+        """[R] each target's column in this tile."""
+        return self._head.local_targets_N[span[0] : span[1]] - tile[0]
+
+
+class _Sum:
+    """Products added up in `out`; where they are several and bf16 or fp16, in fp32 and rounded once."""
+
+    def __init__(self, out: Tensor, count: int) -> None:
+        self._out = out
+        self._narrow = count > 1 and out.dtype != computed_dtype(out)
+        self._total = torch.zeros_like(out, dtype=computed_dtype(out)) if self._narrow else out.zero_()
+
+    def add_product(self, left: Tensor, right: Tensor) -> None:
+        if self._narrow:
+            self._total += torch.mm(left, right)
         else:
-            torch.mm(gradient_CV.t(), hidden_CH, out=self.weight_gradient_VH)
-        self._weight_begun = True
+            self._total.addmm_(left, right)
+
+    def finish(self) -> None:
+        if self._narrow:
+            self._out.copy_(self._total)
+
+
+def _shaped(memory: Tensor, offset: int, span: Span, tile: Span) -> Tensor:
+    num_rows, num_columns = span[1] - span[0], tile[1] - tile[0]
+    return memory[offset : offset + num_rows * num_columns].view(num_rows, num_columns)
 
 
 class Walked(NamedTuple):
@@ -117,21 +225,15 @@ class Walked(NamedTuple):
     weight_gradient_VH: Tensor
 
 
-def walk(
-    head: Head,
-    blocks: Sequence[Sequence[Span]],
-    coefficients: Coefficients,
-    *,
-    for_hidden: bool,
-    for_weight: bool,
-) -> Walked:
+def walk(head: Head, plan: Plan, blocks: Sequence[Sequence[Span]], coefficients: Coefficients) -> Walked:
     """Block by block: read all its spans, ask for the coefficients of the block, then add its spans' gradients.
 
     Args:
-        blocks: consecutive spans that cover the rows; a block's coefficients need the logprobs of all its spans.
+        blocks: consecutive spans that cover the rows, of at most the plan's; a block's coefficients need the logprobs
+            of all its spans.
     """
     largest = max((end - start for block in blocks for start, end in block), default=0)
-    one = HeadPass(head, max_rows=largest, for_hidden=for_hidden, for_weight=for_weight)
+    one = HeadPass(head, plan, largest)
     logprobs, entropies = [], []
     for block in blocks:
         read = [one.read(span) for span in block]
@@ -139,63 +241,16 @@ def walk(
         entropies += [rows.entropies_N for rows in read]
         start = block[0][0]
         found = coefficients((start, block[-1][1]), torch.cat([rows.logprobs_N for rows in read]))
-        if one.needs_gradients:
+        if head.for_hidden or head.for_weight:
             # From the last: its logits are still there.
-            for first, last in reversed(block):
-                one.add((first, last), found[first - start : last - start])
+            for (first, last), rows in zip(reversed(block), reversed(read), strict=True):
+                one.add((first, last), rows, found[first - start : last - start])
     one.finish()
     return Walked(_joined(logprobs, head), _joined(entropies, head), one.hidden_gradient_NH, one.weight_gradient_VH)
 
 
-def even_spans(first: int, last: int, max_rows: int) -> list[Span]:
-    """As few as hold at most `max_rows` each, alike in size."""
-    count = -(-(last - first) // max_rows)
-    cuts = [first + (last - first) * index // count for index in range(count + 1)] if count else []
-    return list(pairwise(cuts))
-
-
-def whole_sequence_blocks(bounds: Sequence[int], max_rows: int) -> list[list[Span]]:
-    """Blocks of whole sequences: as many as fit into one span, or a single longer one in several spans."""
-    blocks = _filled_blocks(bounds, max_rows)
-    # A small last span makes slow products: fill all alike where that takes no more blocks.
-    longest = max((last - first for first, last in pairwise(bounds)), default=0)
-    even_rows = max(longest, -(-bounds[-1] // max(1, len(blocks))))
-    evener = _filled_blocks(bounds, even_rows) if even_rows < max_rows else blocks
-    return evener if len(evener) == len(blocks) else blocks
-
-
-def _filled_blocks(bounds: Sequence[int], max_rows: int) -> list[list[Span]]:
-    """The same, each block but the last as full as it gets."""
-    blocks = []
-    start = end = 0
-    for first, last in pairwise(bounds):
-        if last - start > max_rows and end > start:
-            blocks.append([(start, end)])
-            start = first
-        if last - start > max_rows:
-            blocks.append(even_spans(start, last, max_rows))
-            start = last
-        end = last
-    return [*blocks, [(start, end)]] if end > start else blocks
-
-
-class Budget(NamedTuple):
-    """What may be held at a time, alike on all tensor ranks: they exchange something for each chunk."""
-
-    limit_bytes: int
-    max_rows: int
-    """Whole rows of logits that fit."""
-    tiled: bool
-    """Too few of them for `walk`: use `tiles.walk_tiles`."""
-
-    @classmethod
-    def of(cls, head: Head, chunk_bytes: int | None) -> "Budget":
-        width = torch.tensor(len(head.weight_VH), device=head.weight_VH.device)
-        all_reduce(width, dist.ReduceOp.MAX, head.group)
-        kind = head.hidden_NH.device.type
-        limit = CHUNK_BYTES[kind] if chunk_bytes is None else chunk_bytes
-        max_rows = max(1, limit // max(1, int(width) * head.hidden_NH.element_size()))
-        return cls(limit, max_rows, max_rows < min(MIN_ROWS[kind], len(head.hidden_NH)))
+def _joined(parts: list[Tensor], head: Head) -> Tensor:
+    return torch.cat(parts) if parts else head.hidden_NH.new_empty(0, dtype=computed_dtype(head.hidden_NH))
 
 
 class HandOut(Function):
@@ -219,7 +274,3 @@ class HandOut(Function):
                 gradient.mul_(loss_gradient)
         wanted = ctx.needs_input_grad
         return (found[0] if wanted[0] else None), (found[1] if wanted[1] else None), None
-
-
-def _joined(parts: list[Tensor], head: Head) -> Tensor:
-    return torch.cat(parts) if parts else head.hidden_NH.new_empty(0)

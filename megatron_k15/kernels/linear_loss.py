@@ -13,21 +13,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from megatron_k15.kernels.head import (
-    Budget,
-    Coefficients,
-    HandOut,
-    Head,
-    Span,
-    Walked,
-    even_spans,
-    walk,
-    whole_sequence_blocks,
-)
+from megatron_k15.kernels.head import HandOut, Head, Plan, walk
 from megatron_k15.kernels.policy_loss import PolicyLoss, Sequences, Terms, policy_terms
 from megatron_k15.kernels.reference import computed_dtype
 from megatron_k15.kernels.rows import group_name
-from megatron_k15.kernels.tiles import can_hold, walk_tiles
+from megatron_k15.kernels.spans import Span, even_spans, whole_sequence_blocks
 
 
 def linear_policy_loss(
@@ -77,10 +67,10 @@ def linear_logprobs(
 ) -> Tensor:
     """[N] log π of the targets, fp32 (fp64 of fp64 hidden states); one matrix product, no gradient."""
     group = group_name(tensor_group)
-    head = Head(hidden_NH, weight_VH, targets_N - vocabulary_start, 1.0 / temperature, group, False)
-    budget = Budget.of(head, chunk_bytes)
-    blocks = [[span] for span in even_spans(0, len(hidden_NH), budget.max_rows)]
-    return _walk(head, budget, blocks, lambda _, logprobs: logprobs, for_hidden=False, for_weight=False).logprobs_N
+    head = Head(hidden_NH, weight_VH, targets_N - vocabulary_start, 1.0 / temperature, group, False, False, False)
+    plan = Plan.of(head, chunk_bytes)
+    blocks = [[span] for span in even_spans(0, len(hidden_NH), plan.max_rows)]
+    return walk(head, plan, blocks, lambda _, logprobs: logprobs).logprobs_N
 
 
 class CrossEntropy(NamedTuple):
@@ -143,10 +133,10 @@ def _run_policy(
 ) -> tuple[Tensor, ...]:
     """PolicyLoss, then the gradients of hidden states and weight ([0] where not wanted)."""
     given = Sequences(reference_N, behaviour_N, mask_N, bounds, advantages_S, weights_S)
-    head = Head(hidden_NH, weight_VH, local_targets_N, scale, tensor_group, entropy)
+    head = Head(hidden_NH, weight_VH, local_targets_N, scale, tensor_group, entropy, for_hidden, for_weight)
     host_bounds = bounds.tolist()
-    budget = Budget.of(head, chunk_bytes)
-    blocks = _policy_blocks(given, host_bounds, budget.max_rows, split_over_ranks=bool(sequence_group))
+    plan = Plan.of(head, chunk_bytes)
+    blocks = _policy_blocks(given, host_bounds, plan.max_rows, split_over_ranks=bool(sequence_group))
     collected = _Collected(given, host_bounds)
 
     def coefficients(span: Span, logprobs: Tensor) -> Tensor:
@@ -155,26 +145,9 @@ def _run_policy(
         collected.take(first, last, terms)
         return terms.coefficients_N
 
-    walked = _walk(head, budget, blocks, coefficients, for_hidden=for_hidden, for_weight=for_weight)
+    walked = walk(head, plan, blocks, coefficients)
     shown = (collected.losses_S.sum(), walked.logprobs_N, collected.log_ratios_S, walked.entropies_N)
     return (*shown, collected.ratios(), walked.hidden_gradient_NH, walked.weight_gradient_VH)
-
-
-def _walk(
-    head: Head,
-    budget: Budget,
-    blocks: list[list[Span]],
-    coefficients: Coefficients,
-    *,
-    for_hidden: bool,
-    for_weight: bool,
-) -> Walked:
-    """By chunks of rows; by tiles where too few rows fit, and where several chunks would and all logits can be held."""
-    wanted = {"for_hidden": for_hidden, "for_weight": for_weight}
-    several = len(head.hidden_NH) > budget.max_rows
-    if budget.tiled or (several and for_weight and can_hold(head, limit_bytes=budget.limit_bytes)):
-        return walk_tiles(head, coefficients, limit_bytes=budget.limit_bytes, **wanted)
-    return walk(head, blocks, coefficients, **wanted)
 
 
 def _policy_blocks(
@@ -244,16 +217,10 @@ def _run_cross_entropy(
     for_weight: bool,
 ) -> tuple[Tensor, ...]:
     """CrossEntropy, then the gradients of hidden states and weight ([0] where not wanted)."""
-    head = Head(hidden_NH, weight_VH, local_targets_N, 1.0, tensor_group, False)
-    budget = Budget.of(head, chunk_bytes)
-    walked = _walk(
-        head,
-        budget,
-        [[span] for span in even_spans(0, len(hidden_NH), budget.max_rows)],
-        lambda span, _: -weights_N[span[0] : span[1]],
-        for_hidden=for_hidden,
-        for_weight=for_weight,
-    )
+    head = Head(hidden_NH, weight_VH, local_targets_N, 1.0, tensor_group, False, for_hidden, for_weight)
+    plan = Plan.of(head, chunk_bytes)
+    blocks = [[span] for span in even_spans(0, len(hidden_NH), plan.max_rows)]
+    walked = walk(head, plan, blocks, lambda span, _: -weights_N[span[0] : span[1]])
     loss = -(weights_N * walked.logprobs_N).masked_fill(weights_N == 0, 0).sum()
     return loss, walked.logprobs_N, walked.hidden_gradient_NH, walked.weight_gradient_VH
 

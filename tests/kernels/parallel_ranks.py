@@ -18,7 +18,7 @@ from tests.kernels.draws import sequences, targets
 BOUNDS = [0, 3, 3, 10, 12]
 SHAPE = WIDTH, HIDDEN = 19, 4
 HELD = 1900, 12
-"""So many hidden dimensions, and so wide, that all logits wait in the weight's gradient (kernels/tiles.py)."""
+"""So many hidden dimensions, and so wide, that all logits wait in the weight's gradient (kernels/head.py)."""
 OPTIONS = {"tau": 0.3, "temperature": 1.3}
 CLOSE = {"rtol": 1e-11, "atol": 1e-12}
 

@@ -1,33 +1,39 @@
-"""How rows are cut into spans, and the memory they are computed in."""
+"""Which way `Plan.of` takes."""
 
 import pytest
 import torch
 
-from megatron_k15.kernels.fresh_memory import LEAST_BYTES, new_memory
-from megatron_k15.kernels.head import whole_sequence_blocks
+from megatron_k15.kernels.head import MIN_ROWS, Head, Plan, Wait
+
+WIDTH = 1000
 
 
 @pytest.mark.parametrize(
-    ("bounds", "blocks"),
+    ("num_rows", "hidden_size", "min_rows", "gradients", "wait"),
     [
-        # Ten sequences of 10 rows, at most 40 at a time: 34 rows alike would take four blocks.
-        (range(0, 101, 10), [[(0, 40)], [(40, 80)], [(80, 100)]]),
-        # Eight fill two.
-        (range(0, 81, 10), [[(0, 40)], [(40, 80)]]),
-        # Nine of 10: 40, 40 and 10 become three of 30.
-        (range(0, 91, 10), [[(0, 30)], [(30, 60)], [(60, 90)]]),
-        # A sequence longer than a span has a block of its own.
-        ((0, 10, 100, 110), [[(0, 10)], [(10, 40), (40, 70), (70, 100)], [(100, 110)]]),
-        ((0,), []),
+        (10, 8, 0, True, Wait.BUFFER),
+        (11, 11, 0, True, Wait.WEIGHT_GRADIENT),
+        # One row more than the weight's gradient has room for.
+        (12, 11, 0, True, Wait.BUFFER),
+        (12, 11, 11, True, Wait.NOWHERE),
+        # More rows than their hidden gradient may take of the budget: 40,000 bytes / 3 / (16 x (4 + 4)) = 104.
+        (105, 16, 11, True, Wait.NOWHERE),
+        # Without a gradient nothing waits.
+        (10, 8, 0, False, Wait.NOWHERE),
+        (11, 11, 0, False, Wait.NOWHERE),
     ],
 )
-def test_blocks_hold_whole_sequences_and_are_alike_in_size(bounds, blocks):
-    assert whole_sequence_blocks(list(bounds), 40) == blocks
+def test_where_logits_wait(
+    num_rows: int, hidden_size: int, min_rows: int, gradients: bool, wait: Wait, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A budget of ten whole rows."""
+    monkeypatch.setitem(MIN_ROWS, "cpu", min_rows)
+    plan = Plan.of(_head(num_rows, hidden_size, gradients), 10 * WIDTH * 4)
+    assert plan.wait is wait
+    if wait is Wait.WEIGHT_GRADIENT:
+        assert plan.max_rows == num_rows
 
 
-@pytest.mark.parametrize("num_bytes", [0, 4096, LEAST_BYTES + 12_345])
-def test_new_memory_is_an_ordinary_tensor(num_bytes):
-    fresh = new_memory(torch.empty(0, dtype=torch.uint8), num_bytes)
-    assert (fresh.shape, fresh.dtype) == ((num_bytes,), torch.uint8)
-    fresh.fill_(7)
-    assert bool((fresh == 7).all())
+def _head(num_rows: int, hidden_size: int, gradients: bool) -> Head:
+    hidden, weight = torch.zeros(num_rows, hidden_size), torch.zeros(WIDTH, hidden_size)
+    return Head(hidden, weight, torch.zeros(num_rows, dtype=torch.long), 1.0, "", False, gradients, gradients)

@@ -16,11 +16,10 @@ from torch import Tensor
 from torch.autograd import gradcheck
 
 from megatron_k15.kernels.cross_entropy import cross_entropy
-from megatron_k15.kernels.head import MIN_ROWS
+from megatron_k15.kernels.head import MIN_ROWS, HeadPass, Wait
 from megatron_k15.kernels.linear_loss import linear_cross_entropy, linear_logprobs, linear_policy_loss
 from megatron_k15.kernels.policy_loss import PolicyLoss, Sequences, policy_loss
 from megatron_k15.kernels.reference_loss import cross_entropy_reference, policy_loss_reference
-from megatron_k15.kernels.tiles import TilePass
 from tests.kernels.draws import DTYPES, bounds_of, logits, sequences, targets
 
 HIDDEN, WIDTH = 3, 9
@@ -175,14 +174,14 @@ def test_logits_that_wait_in_the_weights_gradient(
     theirs = [value.double().requires_grad_() for value in start]
     columns, parts = targets(ROWS, width, seed=0), sequences(BOUNDS, seed=0)
     held: list[int] = []
-    once_more = TilePass._once_more
+    logits_again = HeadPass._logits_again
 
-    def noted(self: TilePass, span: tuple[int, int], tile: tuple[int, int]) -> Tensor:
-        assert self._held is not None
+    def noted(self: HeadPass, span: tuple[int, int], tile: tuple[int, int], waited: bool) -> Tensor:
+        assert self._wait is Wait.WEIGHT_GRADIENT
         held.append(tile[1] - tile[0])
-        return once_more(self, span, tile)
+        return logits_again(self, span, tile, waited)
 
-    monkeypatch.setattr(TilePass, "_once_more", noted)
+    monkeypatch.setattr(HeadPass, "_logits_again", noted)
     monkeypatch.setitem(MIN_ROWS, "cpu", 0)
     options = {"tau": 0.3, "chunk_bytes": (ROWS - 2) * width * dtype.itemsize}
     given_parts = parts if with_reference else parts._replace(reference_N=None)
