@@ -18,11 +18,11 @@ import os
 import statistics
 import sys
 import tempfile
-from contextlib import ExitStack
 from pathlib import Path
 
 import psutil
 from rounds import machine
+from run_parts import scored_groups, started
 
 from megatron_k15.config import (
     CheckpointConfig,
@@ -33,21 +33,13 @@ from megatron_k15.config import (
     ModelConfig,
     PromptConfig,
     RolloutConfig,
-    to_yaml,
 )
-from megatron_k15.leader_parts import LeaderParts
-from megatron_k15.parallel.context import initialize
 from megatron_k15.parts import Parts
-from megatron_k15.rollout.generation import generate_groups
 from megatron_k15.rollout.sampling import Sampling
-from megatron_k15.rollout.segments import new_groups
-from megatron_k15.trainer_group import TrainerGroup
-from megatron_k15.trainer_parts import build_worker
 from megatron_k15.training.advantages import training_sequences
 from megatron_k15.types import Group
 from megatron_k15.weight_sync import probe_of_prompts
 
-LIMIT_SECONDS = 600.0
 WARM_UP_CYCLES = 5
 MIB = 2**20
 TRANSITIONS = ("release", "train", "offload", "transfer")
@@ -86,12 +78,8 @@ def _config(arguments: argparse.Namespace, run_dir: Path) -> Config:
 
 def _measure(arguments: argparse.Namespace, run_dir: Path) -> dict[str, object]:
     config = _config(arguments, run_dir)
-    with initialize(config.parallel, seed=config.seed) as context, ExitStack() as stack:
-        leader = LeaderParts(config, stack, config_yaml=to_yaml(config))
-        starting = leader.start_engines(lambda text: None)
-        trainers = TrainerGroup(build_worker(config, context, stack), wait_timeout_seconds=LIMIT_SECONDS)
-        leader.wait_for_engines(starting)
-        cycle = Cycle(config, leader.parts(trainers))
+    with started(config) as parts:
+        cycle = Cycle(config, parts)
         for number in range(arguments.warm_up + arguments.cycles):
             cycle.run()
             print(f"cycle {number}", cycle.samples[-1], file=sys.stderr, flush=True)
@@ -127,7 +115,7 @@ class Cycle:
         self.moved: dict[str, list[float]] = {name: [] for name in TRANSITIONS}
         self._probe = probe_of_prompts(parts.prompts.train)
         parts.colocation.to_rollout(version=0, probe=self._probe)
-        self._groups = parts.loop.run(self._rollout(), seconds=LIMIT_SECONDS, waiting_for="the rollout")
+        self._groups = self._rollout()
         parts.trainers.onload()
         self._update()
         both = self._sample("both")
@@ -136,8 +124,8 @@ class Cycle:
         parts.trainers.offload()
 
     def run(self) -> None:
-        parts, colocation = self._parts, self._parts.colocation
-        self._groups = parts.loop.run(self._rollout(), seconds=LIMIT_SECONDS, waiting_for="the rollout")
+        colocation = self._parts.colocation
+        self._groups = self._rollout()
         colocation.on_state = lambda state: self._sample(state.value)
         colocation.to_train()
         steps = self._update()
@@ -154,21 +142,9 @@ class Cycle:
         self._parts.trainers.update(steps)
         return steps
 
-    async def _rollout(self) -> list[Group]:
-        parts, config = self._parts, self._config.rollout
-        groups = new_groups(parts.prompts.train[:2], config.responses_per_prompt, self._iteration)
-        generated = generate_groups(
-            parts.pool,
-            groups,
-            Sampling.for_training(config),
-            decode=parts.decode,
-            run_seed=self._config.seed,
-            iteration=self._iteration,
-        )
-        return [
-            await parts.scorer.score(sampled.prompt, sampled.trajectories, self._iteration)
-            async for sampled in generated
-        ]
+    def _rollout(self) -> list[Group]:
+        prompts, sampling = self._parts.prompts.train[:2], Sampling.for_training(self._config.rollout)
+        return scored_groups(self._parts, prompts, sampling, seed=self._config.seed, iteration=self._iteration)
 
     def _sample(self, state: str) -> dict[str, float]:
         own = psutil.Process()

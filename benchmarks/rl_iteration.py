@@ -19,11 +19,11 @@ import json
 import sys
 import tempfile
 from collections.abc import Sequence
-from contextlib import ExitStack
 from pathlib import Path
 
 from plain_transformers import PlainTransformers
 from rounds import machine, medians, ratio, timed_rounds
+from run_parts import LIMIT_SECONDS, scored_groups, started
 
 from megatron_k15.config import (
     CheckpointConfig,
@@ -33,22 +33,14 @@ from megatron_k15.config import (
     ModelConfig,
     PromptConfig,
     RolloutConfig,
-    to_yaml,
 )
-from megatron_k15.leader_parts import LeaderParts
 from megatron_k15.master import Timer
 from megatron_k15.models.package_model import resolve_model
-from megatron_k15.parallel.context import initialize
 from megatron_k15.parts import Parts
-from megatron_k15.rollout.generation import generate_groups
 from megatron_k15.rollout.sampling import Sampling
-from megatron_k15.rollout.segments import new_groups
-from megatron_k15.trainer_group import TrainerGroup
-from megatron_k15.trainer_parts import build_worker
 from megatron_k15.training.advantages import training_sequences
-from megatron_k15.types import Group, TrainingSequence
+from megatron_k15.types import TrainingSequence
 
-LIMIT_SECONDS = 600.0
 MAX_PROMPT_TOKENS = 128
 
 
@@ -89,12 +81,8 @@ def _config(arguments: argparse.Namespace, run_dir: Path) -> Config:
 
 
 def _measure(config: Config, arguments: argparse.Namespace) -> dict[str, object]:
-    with initialize(config.parallel, seed=config.seed) as context, ExitStack() as stack:
-        leader = LeaderParts(config, stack, config_yaml=to_yaml(config))
-        starting = leader.start_engines(lambda text: None)
-        trainers = TrainerGroup(build_worker(config, context, stack), wait_timeout_seconds=LIMIT_SECONDS)
-        leader.wait_for_engines(starting)
-        ours = Ours(config, leader.parts(trainers))
+    with started(config) as parts:
+        ours = Ours(config, parts)
         num_responses = arguments.num_prompts * arguments.responses_per_prompt
         plain = PlainTransformers(
             resolve_model(config.model.path),
@@ -136,7 +124,9 @@ class Ours:
 
     def iterate(self, timer: Timer) -> None:
         with timer.phase("ours_rollout"):
-            groups = self.parts.loop.run(self._rollout(), seconds=LIMIT_SECONDS, waiting_for="the rollout")
+            groups = scored_groups(
+                self.parts, self.prompts, self.sampling, seed=self._config.seed, iteration=self._iteration
+            )
         with timer.phase("ours_train"):
             (self.sequences,), _ = training_sequences(groups, self._config.train, version=self._iteration)
             self.parts.trainers.start_iteration(0)
@@ -144,20 +134,6 @@ class Ours:
         with timer.phase("ours_publish"):
             self._iteration += 1
             self.parts.sync.publish(version=self._iteration, probe=self.sequences)
-
-    async def _rollout(self) -> list[Group]:
-        generated = generate_groups(
-            self.parts.pool,
-            new_groups(self.prompts, self.sampling.num_responses, self._iteration),
-            self.sampling,
-            decode=self.parts.decode,
-            run_seed=self._config.seed,
-            iteration=self._iteration,
-        )
-        return [
-            await self.parts.scorer.score(sampled.prompt, sampled.trajectories, self._iteration)
-            async for sampled in generated
-        ]
 
 
 class Floor:
