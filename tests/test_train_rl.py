@@ -86,7 +86,7 @@ def test_a_killed_vllm_is_replaced_and_ctrl_c_leaves_nothing(tiny_model_dir: Pat
 
 
 def test_a_hung_rank_ends_the_run_within_the_limit(tiny_model_dir: Path, tmp_path: Path) -> None:
-    limit_seconds = 30
+    limit_seconds = 50  # the ranks wait for vLLM's start too
     split = ["parallel.tensor_parallel_size=2", f"wait_timeout_seconds={limit_seconds}", "num_iterations=1000"]
     with TrainRun([*tiny_overrides(tiny_model_dir, tmp_path), *split], num_ranks=2) as run:
         run.wait_for("iteration 0 |", 200)

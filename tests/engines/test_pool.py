@@ -284,7 +284,7 @@ def test_a_stopped_engine_is_noticed_and_waits_for_the_announced_update(vllm_tin
     vllm_tiny.run(vllm_tiny.pool.announce_update())
     vllm_tiny.segment.begin(vllm_tiny.version + 1)
     vllm_tiny.segment.tensor("lm_head.weight").fill_(7)
-    os.kill(pids[2], signal.SIGSTOP)  # the worker
+    os.kill(pids[1], signal.SIGSTOP)  # the engine core, which runs the model
     stopped = time.monotonic()
 
     async def restarted_then_updated():
