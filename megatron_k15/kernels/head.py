@@ -131,7 +131,7 @@ class HeadPass:
         )
         statistics[0] = -torch.inf
         for tile in self._tiles:
-            logits_RW = self._compute(span, tile, self._place(span, tile))
+            logits_RW = self._compute(span, tile)
             found = operators(logits_RW).softmax_statistics(
                 logits_RW, self._columns(span, tile), head.scale, head.entropy
             )
@@ -165,17 +165,17 @@ class HeadPass:
         if not self._weight_begun:
             self.weight_gradient_VH.zero_()
 
-    def _compute(self, span: Span, tile: Span, out_RW: Tensor) -> Tensor:
+    def _compute(self, span: Span, tile: Span) -> Tensor:
+        """A tile's logits, where they wait."""
         head, (start, end), (first, last) = self._head, span, tile
-        return torch.mm(head.hidden_NH[start:end], head.weight_VH[first:last].t(), out=out_RW)
+        return torch.mm(head.hidden_NH[start:end], head.weight_VH[first:last].t(), out=self._place(span, tile))
 
     def _logits_again(self, span: Span, tile: Span, waited: bool) -> Tensor:
         """A tile's logits, where they may become their gradient."""
-        if self._wait is Wait.WEIGHT_GRADIENT and waited:
-            # The weight's gradient goes where they waited.
+        if self._wait is Wait.WEIGHT_GRADIENT:
+            assert waited, "there is one span, and the weight's gradient goes where its logits waited"
             return _shaped(self._buffer, 0, span, tile).copy_(self._place(span, tile))
-        place_RW = self._place(span, tile)
-        return place_RW if waited else self._compute(span, tile, place_RW)
+        return self._place(span, tile) if waited else self._compute(span, tile)
 
     def _place(self, span: Span, tile: Span) -> Tensor:
         """[R, W] where a tile's logits wait."""

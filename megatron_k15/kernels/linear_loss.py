@@ -17,7 +17,7 @@ from megatron_k15.kernels.head import HandOut, Head, Plan, walk
 from megatron_k15.kernels.policy_loss import PolicyLoss, Sequences, Terms, policy_terms
 from megatron_k15.kernels.reference import computed_dtype
 from megatron_k15.kernels.rows import group_name
-from megatron_k15.kernels.spans import Span, even_spans, whole_sequence_blocks
+from megatron_k15.kernels.spans import Span, even_spans, single_span_blocks, whole_sequence_blocks
 
 
 def linear_policy_loss(
@@ -69,7 +69,7 @@ def linear_logprobs(
     group = group_name(tensor_group)
     head = Head(hidden_NH, weight_VH, targets_N - vocabulary_start, 1.0 / temperature, group, False, False, False)
     plan = Plan.of(head, chunk_bytes)
-    blocks = [[span] for span in even_spans(0, len(hidden_NH), plan.max_rows)]
+    blocks = single_span_blocks(len(hidden_NH), plan.max_rows)
     return walk(head, plan, blocks, lambda _, logprobs: logprobs).logprobs_N
 
 
@@ -159,7 +159,7 @@ def _policy_blocks(
         return [even_spans(0, num_rows, max_rows) or [(0, 0)]]
     if given.reference_N is None:
         # Every s is 0: a token's coefficient does not wait for the other tokens of its sequence.
-        return [[span] for span in even_spans(0, num_rows, max_rows)]
+        return single_span_blocks(num_rows, max_rows)
     return whole_sequence_blocks(host_bounds, max_rows)
 
 
@@ -219,7 +219,7 @@ def _run_cross_entropy(
     """CrossEntropy, then the gradients of hidden states and weight ([0] where not wanted)."""
     head = Head(hidden_NH, weight_VH, local_targets_N, 1.0, tensor_group, False, for_hidden, for_weight)
     plan = Plan.of(head, chunk_bytes)
-    blocks = [[span] for span in even_spans(0, len(hidden_NH), plan.max_rows)]
+    blocks = single_span_blocks(len(hidden_NH), plan.max_rows)
     walked = walk(head, plan, blocks, lambda span, _: -weights_N[span[0] : span[1]])
     loss = -(weights_N * walked.logprobs_N).masked_fill(weights_N == 0, 0).sum()
     return loss, walked.logprobs_N, walked.hidden_gradient_NH, walked.weight_gradient_VH

@@ -14,6 +14,11 @@ def even_spans(first: int, last: int, most: int) -> list[Span]:
     return list(pairwise(cuts))
 
 
+def single_span_blocks(num_rows: int, max_rows: int) -> list[list[Span]]:
+    """Where no row waits for another one: each span is a block."""
+    return [[span] for span in even_spans(0, num_rows, max_rows)]
+
+
 def whole_sequence_blocks(bounds: Sequence[int], max_rows: int) -> list[list[Span]]:
     """Blocks of whole sequences: as many as fit into one span, or a single longer one in several spans."""
     blocks = _filled_blocks(bounds, max_rows)

@@ -16,8 +16,10 @@ WIDTH = 1000
         # One row more than the weight's gradient has room for.
         (12, 11, 0, True, Wait.BUFFER),
         (12, 11, 11, True, Wait.NOWHERE),
-        # More rows than their hidden gradient may take of the budget: 40,000 bytes / 3 / (16 x (4 + 4)) = 104.
         (105, 16, 11, True, Wait.NOWHERE),
+        # The budget for the hidden gradient: 40,000 bytes / 3 / (120 x (4 + 4)) = 13 rows.
+        (13, 120, 0, True, Wait.WEIGHT_GRADIENT),
+        (14, 120, 0, True, Wait.BUFFER),
         # Without a gradient nothing waits.
         (10, 8, 0, False, Wait.NOWHERE),
         (11, 11, 0, False, Wait.NOWHERE),
