@@ -12,6 +12,8 @@ WIDTH = 1000
     ("num_rows", "hidden_size", "min_rows", "gradients", "wait"),
     [
         (10, 8, 0, True, Wait.BUFFER),
+        # All rows fit: whatever else there would be room for.
+        (10, 16, 11, True, Wait.BUFFER),
         (11, 11, 0, True, Wait.WEIGHT_GRADIENT),
         # One row more than the weight's gradient has room for.
         (12, 11, 0, True, Wait.BUFFER),
