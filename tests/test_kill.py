@@ -4,10 +4,14 @@ Deterministic set-up: fp32, one sequence at a time, prefix cache off, seeds that
 """
 
 import contextlib
+import json
 import os
 import random
+import re
 import signal
+import statistics
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -17,10 +21,8 @@ from megatron_k15.replay.record_file import scan
 from megatron_k15.replay.records import read_facts
 from tests.train_run import TrainRun, tiny_overrides
 
-NUM_ITERATIONS = 8
+NUM_ITERATIONS = 12
 SEED = 11
-LATEST_SECONDS = 1.2
-"""A fault comes up to so long after the iteration line that it waited for: at most an iteration or so."""
 
 
 def overrides(model_dir: Path, directory: Path) -> list[str]:
@@ -50,39 +52,49 @@ def test_weights_are_those_of_an_undisturbed_run(tiny_model_dir: Path, tmp_path:
     with start(overrides(tiny_model_dir, tmp_path / "undisturbed")) as run:
         assert run.finish(400) == 0, "\n".join(run.lines[-40:])
     disturbed = [*overrides(tiny_model_dir, tmp_path / "disturbed"), "colocate.mode=sleep"]
-    moments = random.Random(SEED)
+    moment = _moments(tmp_path / "undisturbed")
     with start(disturbed) as run:
         run.wait_for("iteration 0 |", 200)
-        _kill(run, "VLLM::EngineCore", moments)
+        moment()
+        _kill(run.processes("VLLM::EngineCore"))
         run.wait_for("iteration 2 |", 200)  # the first in which groups are complete, and judged
-        _kill(run, "megatron_k15.rewards.judging", moments)
-        run.wait_for("iteration 3 |", 120)
+        moment()
+        _kill(run.processes("megatron_k15.rewards.judging"))
+        run.wait_for_next("| reward", 120)
+        moment()
         # The second trainer rank; torchrun ends the first and starts both again.
-        _kill_rank(run, moments)
-        run.wait_for("continuing after iteration 4", 200)
-        run.wait_for("iteration 5 |", 120)
-        time.sleep(moments.uniform(0.0, LATEST_SECONDS))
+        _kill([rank_processes(run)["1"]])
+        assert _continued_after(run.wait_for("continuing after iteration", 200)) > 0
+        run.wait_for("| reward", 120)
+        moment()
         # Everything at once: `__exit__` kills every process that bears the run's mark.
     with start(disturbed) as run:
+        assert 0 < _continued_after(run.wait_for("continuing after iteration", 200)) < NUM_ITERATIONS
         assert run.finish(400) == 0, "\n".join(run.lines[-40:])
         assert run.leftovers() == []
-    assert any("continuing after iteration 6 of 8" in line for line in run.lines), "\n".join(run.lines)
     assert any("were sampled before the interruption" in line for line in run.lines), "\n".join(run.lines)
     assert same_weights(tmp_path / "undisturbed", tmp_path / "disturbed")
     assert records_sampled_twice(tmp_path / "disturbed" / "run" / "replay") == 0
 
 
-def _kill(run: TrainRun, name: str, moments: random.Random) -> None:
-    time.sleep(moments.uniform(0.0, LATEST_SECONDS))
-    pids = run.processes(name)
-    assert pids, f"no {name} to kill"
+def _moments(directory: Path) -> Callable[[], None]:
+    """A wait of up to one iteration, as long as those of the run in `directory` were."""
+    lines = (directory / "run" / "metrics.jsonl").read_text().splitlines()
+    seconds = statistics.median(json.loads(line)["time/iteration_seconds"] for line in lines)
+    generator = random.Random(SEED)
+    return lambda: time.sleep(generator.uniform(0.0, seconds))
+
+
+def _continued_after(line: str) -> int:
+    """Of the checkpoint that the run goes on from; which one it is depends on the moment of the fault."""
+    (iteration,) = re.findall(r"continuing after iteration (\d+) of", line)
+    return int(iteration)
+
+
+def _kill(pids: list[int]) -> None:
+    assert pids, "nothing to kill"
     for pid in pids:
         os.kill(pid, signal.SIGKILL)
-
-
-def _kill_rank(run: TrainRun, moments: random.Random) -> None:
-    time.sleep(moments.uniform(0.0, LATEST_SECONDS))
-    os.kill(rank_processes(run)["1"], signal.SIGKILL)
 
 
 def rank_processes(run: TrainRun) -> dict[str, int]:

@@ -91,6 +91,12 @@ class TrainRun:
                 return line
         raise AssertionError(f"no {text!r} within {seconds} s:\n" + "\n".join(self.lines[-40:]))
 
+    def wait_for_next(self, text: str, seconds: float) -> str:
+        """As `wait_for`, past what is printed already."""
+        while not self._queue.empty():
+            self._next_line(time.monotonic())
+        return self.wait_for(text, seconds)
+
     def finish(self, seconds: float) -> int:
         """The exit code; all output is in `lines` then."""
         deadline = time.monotonic() + seconds
