@@ -52,7 +52,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="an installed package that jailed Python can import",
     )
-    parser.add_argument("--first-uid", type=int, default=64000, help="slot i runs as this user + i (%(default)s)")
+    parser.add_argument(
+        "--first-uid",
+        type=int,
+        default=64000,
+        help="slots run as users from here on that no other sandbox of this host has taken (%(default)s)",
+    )
     parser.add_argument("--parent", type=int, default=0, help="end when the process with this id does")
     return parser
 

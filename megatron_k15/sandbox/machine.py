@@ -2,9 +2,13 @@
 
 import contextlib
 import ctypes
+import errno
+import itertools
 import os
 import shutil
+import socket
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -34,7 +38,7 @@ class MachineConfig:
     num_slots: int = 0
     """Programs at one time; 0: one per core."""
     first_uid: int = 64000
-    """Slot i runs as user first_uid + i, which must be nobody's."""
+    """Slots run as users from here on that no other sandbox of this host has taken. They must be nobody's."""
     packages: tuple[str, ...] = ()
     """Installed Python distributions that jailed Python programs may import."""
 
@@ -70,11 +74,12 @@ class Machine:
         seccomp = directory / "seccomp"
         seccomp.write_bytes(seccomp_program())
         backend = self._backend()
+        uids = itertools.count(self._config.first_uid)
         for index in range(self._config.num_slots or os.cpu_count() or 1):
             slot = Slot(
                 index,
                 directory=directory / f"slot-{index}",
-                uid=self._config.first_uid + index,
+                uid=_take_user(uids, stack),
                 cgroup=hierarchy.create(f"slot-{index}"),
                 backend=backend,
                 root=self.root,
@@ -108,3 +113,17 @@ class Machine:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._stack.close()
+
+
+def _take_user(uids: Iterator[int], stack: contextlib.ExitStack) -> int:
+    """The first that is free. An abstract socket's name marks it as taken, which the kernel drops with this process."""
+    mark = stack.enter_context(socket.socket(socket.AF_UNIX))
+    while True:
+        uid = next(uids)
+        try:
+            mark.bind(f"\0k15-sandbox-user-{uid}")
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+        else:
+            return uid

@@ -192,6 +192,19 @@ def test_a_stopped_service_judges_rightly_when_it_goes_on() -> None:
         assert running.result(20).verdict == "accepted"
 
 
+def test_two_services_of_one_host_run_programs_as_different_users() -> None:
+    """A user's limits (pipes, pending signals) are the kernel's, and would be shared."""
+    uid = fresh_uid()
+    options = ("--slots", "1", "--first-uid", str(uid))
+    with LocalService(options) as one, LocalService(options) as other, ThreadPoolExecutor(2) as threads:
+        clients = [one.ready(), other.ready()]
+        sleeping = Submission(language="bash", source="sleep 3")
+        running = [threads.submit(client.run, sleeping) for client in clients]
+        for user in (uid, uid + 1):
+            _wait_for(f"a program of user {user}", lambda user=user: len(processes_of(user)) >= 1)
+        assert [report.result(20).verdict for report in running] == ["accepted"] * 2
+
+
 def test_a_service_that_cannot_start_says_why() -> None:
     with LocalService(("--languages", "/nowhere.yaml")) as local, pytest.raises(SandboxError, match=r"nowhere\.yaml"):
         local.ready()
