@@ -8,6 +8,7 @@ from functools import lru_cache
 
 from megatron_k15.rewards.algebra.comparison import equal
 from megatron_k15.rewards.algebra.forms import Form
+from megatron_k15.rewards.algebra.latex import spelling
 from megatron_k15.rewards.algebra.reading import read
 from megatron_k15.rewards.algebra.undecided import UndecidedError
 from megatron_k15.rewards.math_equality import exactly_equal
@@ -26,10 +27,16 @@ def quick_verdict(given: str, reference: str) -> Verdict:
     if len(given) > MAX_ANSWER_CHARACTERS:
         return False
     form = reference_form(reference)
-    if form is None:
-        return None
     try:
-        return equal(read(given), form)
+        as_forms = None if form is None else equal(read(given), form)
+    except UndecidedError:
+        as_forms = None
+    return _spelled_alike(given, reference) if as_forms is None else as_forms
+
+
+def _spelled_alike(given: str, reference: str) -> Verdict:
+    try:
+        return spelling(given) == spelling(reference) or None
     except UndecidedError:
         return None
 

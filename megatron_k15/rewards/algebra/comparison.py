@@ -4,7 +4,20 @@ from collections.abc import Sequence
 
 from megatron_k15.rewards.algebra import exact
 from megatron_k15.rewards.algebra.exact import Quotient
-from megatron_k15.rewards.algebra.forms import Braces, Equation, Form, Matrix, Row, Scalar, Several, Union, Words
+from megatron_k15.rewards.algebra.expression import RADIANS_PER_DEGREE
+from megatron_k15.rewards.algebra.forms import (
+    Braces,
+    Choice,
+    Equation,
+    Form,
+    Matrix,
+    Ratio,
+    Row,
+    Scalar,
+    Several,
+    Union,
+    Words,
+)
 from megatron_k15.rewards.algebra.numeric import clearly_different
 
 Decided = bool | None
@@ -18,8 +31,14 @@ def equal(given: Form, reference: Form) -> Decided:
     if isinstance(given, Equation) or isinstance(reference, Equation):
         return _equations(given, reference)
     match given, reference:
+        case (Choice(), _) | (_, Choice()):
+            return _choices(given, reference)
         case Scalar(), Scalar():
             return _scalars(given, reference)
+        case Ratio(), Ratio():
+            return _ratios(given, reference)
+        case (Ratio() as ratio, Scalar() as scalar) | (Scalar() as scalar, Ratio() as ratio):
+            return _ratio_and_number(ratio, scalar)
         case (Words(text=first), Words(text=second)) | (Words(text=first), Scalar(letters=second)):
             return True if first == second.lower() else None
         case Scalar(letters=first), Words(text=second):
@@ -30,6 +49,8 @@ def equal(given: Form, reference: Form) -> Decided:
             return _unordered(given.parts, reference.parts)
         case Several(), Several():
             return _unordered(given.parts, reference.parts)
+        case (Braces(parts=one), Several(parts=other)) | (Several(parts=one), Braces(parts=other)):
+            return _unordered(one, other) or None
         case ((Several() | Union()), (Several() | Union())):
             # The same points may be cut into other intervals.
             return _unordered(given.parts, reference.parts) or None
@@ -38,13 +59,61 @@ def equal(given: Form, reference: Form) -> Decided:
     return _different_kinds(given, reference)
 
 
+def _choices(given: Form, reference: Form) -> Decided:
+    """The letter, or what it says, is enough; where both are there and disagree, nothing is decided."""
+    if isinstance(given, Choice) and isinstance(reference, Choice):
+        said, letters = equal(given.said, reference.said), given.letter == reference.letter
+        return letters if said in (letters, None) else None
+    choice, other = (given, reference) if isinstance(given, Choice) else (reference, given)
+    assert isinstance(choice, Choice)
+    if isinstance(other, Scalar) and len(other.letters) == 1:
+        return other.letters.upper() == choice.letter
+    return equal(choice.said, other)
+
+
+def _ratios(given: Ratio, reference: Ratio) -> Decided:
+    r"""`6:8` is `3:4`, but a quarter past one is not a quarter to four."""
+    if len(given.parts) != len(reference.parts):
+        return None
+    as_written = _all(given.parts, reference.parts)
+    if given.half or reference.half:
+        return _same_time(given, reference, as_written)
+    if as_written or (given.is_clock and reference.is_clock):
+        return as_written
+    first, second = ([part.value for part in side.parts] for side in (given, reference))
+    crossed = zip((exact.times(a, second[0]) for a in first), (exact.times(b, first[0]) for b in second), strict=True)
+    return _all_of([_values(given.parts[0], reference.parts[0], a, b) for a, b in crossed])
+
+
+def _same_time(given: Ratio, reference: Ratio, as_written: Decided) -> Decided:
+    """a.m. and p.m. may be left out, or counted into the hour."""
+    if given.half and reference.half:
+        return as_written and given.half == reference.half
+    named, other = (given, reference) if given.half else (reference, given)
+    hour = named.parts[0].constant
+    if as_written or hour is None:
+        return as_written
+    counted = Scalar(value=exact.number(hour % 12 + (12 if named.half == "pm" else 0)))
+    return _all([counted, *named.parts[1:]], other.parts)
+
+
+def _ratio_and_number(ratio: Ratio, number: Scalar) -> Decided:
+    """3:4 may be written as three quarters."""
+    if len(ratio.parts) != 2 or ratio.half or number.unit or not ratio.parts[1].value.top:
+        return None
+    return exact.same(exact.over(ratio.parts[0].value, ratio.parts[1].value), number.value) or None
+
+
 def _different_kinds(given: Form, reference: Form) -> Decided:
-    r"""One number is no point, no list and no matrix. `\{5\}` and 5, `\{1,2\}` and `1, 2` are left to others."""
+    r"""One number is no point, no list and no matrix. `\{5\}` and 5 are left to others."""
     kinds = {type(given), type(reference)}
     if kinds == {Row, Several}:
         several = given if isinstance(given, Several) else reference
         return False if isinstance(several, Several) and all(isinstance(part, Row) for part in several.parts) else None
-    if kinds in ({Scalar, Row}, {Scalar, Matrix}, {Scalar, Several}, {Row, Braces}):
+    if kinds == {Scalar, Several}:
+        several, one = (given, reference) if isinstance(given, Several) else (reference, given)
+        return _unordered(several.parts, [one]) if isinstance(several, Several) else None
+    if kinds in ({Scalar, Row}, {Scalar, Matrix}, {Row, Braces}):
         return False
     # Only the empty set is no number: `\{5\}` may be a way to write 5.
     return False if kinds == {Scalar, Braces} and Braces(parts=()) in (given, reference) else None
@@ -53,6 +122,8 @@ def _different_kinds(given: Form, reference: Form) -> Decided:
 def _scalars(given: Scalar, reference: Scalar) -> Decided:
     if len(given.letters) == len(reference.letters) == 1:
         return exact.same(given.value, reference.value)
+    if given.letters and given.letters != reference.letters and given.letters.lower() == reference.letters.lower():
+        return None  # a word, or a product
     if given.unit is None and reference.unit is None:
         return _values(given, reference, given.value, reference.value)
     if given.unit is not None and reference.unit is not None:
@@ -78,8 +149,13 @@ def _one_unit(given: Scalar, reference: Scalar) -> Decided:
     with_unit, without = (given, reference) if given.unit is not None else (reference, given)
     assert with_unit.unit is not None
     as_written = _values(given, reference, with_unit.value, without.value)
+    if with_unit.unit.measures == "angle":
+        return as_written or exact.same(exact.times(with_unit.value, RADIANS_PER_DEGREE), without.value) or None
+    if with_unit.unit.measures == "count":
+        return _values(given, reference, _in_first_unit(with_unit), without.value)
     if with_unit.unit.measures != "share":
-        return None if as_written is False and with_unit.unit.measures == "angle" else as_written
+        # `2 abc` may be a product after all.
+        return as_written if with_unit.unit.is_known or without.constant is not None else as_written or None
     verdict = _values(given, reference, _in_first_unit(with_unit), without.value)
     return None if verdict is False and as_written is not False else verdict
 
@@ -87,6 +163,8 @@ def _one_unit(given: Scalar, reference: Scalar) -> Decided:
 def _values(given: Scalar, reference: Scalar, first: Quotient, second: Quotient) -> Decided:
     if exact.same(first, second):
         return True
+    if given.has_word or reference.has_word:
+        return None
     if given.constant is not None and reference.constant is not None and not (given.is_decimal or reference.is_decimal):
         return False
     if not clearly_different(first, second):
@@ -105,7 +183,10 @@ def _rows(given: Row, reference: Row) -> Decided:
 
 def _all(first: Sequence[Form], second: Sequence[Form]) -> Decided:
     """All pairs equal; False as soon as one is not."""
-    verdicts = [equal(left, right) for left, right in zip(first, second, strict=True)]
+    return _all_of([equal(left, right) for left, right in zip(first, second, strict=True)])
+
+
+def _all_of(verdicts: Sequence[Decided]) -> Decided:
     return False if False in verdicts else None if None in verdicts else True
 
 
@@ -140,6 +221,8 @@ def _equations(given: Form, reference: Form) -> Decided:
 
 
 def _both_equations(given: Equation, reference: Equation) -> Decided:
+    if given.of_argument is not None and reference.of_argument is not None:
+        return equal(given.of_argument, reference.of_argument) if given.name == reference.name else None
     if given.name is not None and given.name == reference.name:
         return equal(given.value, reference.value)
     if given.left is None or reference.left is None:

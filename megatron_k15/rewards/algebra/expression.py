@@ -28,7 +28,7 @@ CALLED = frozenset(FUNCTIONS) - {"ln", "abs"}
 _CLOSING = {"(": ")", "[": "]", "{": "}"}
 _ENDS = frozenset(")]}|,+-=<>&")
 _DIGITS = re.compile(r"[0-9]+", re.ASCII)
-_DEGREE = exact.times(exact.atom(("variable", "π")), exact.number(Fraction(1, 180)))
+RADIANS_PER_DEGREE = exact.times(exact.atom(("variable", "π")), exact.number(Fraction(1, 180)))
 MAX_NUMBER_CHARACTERS = 64
 MAX_FACTORIAL = 20
 
@@ -93,7 +93,9 @@ class _Reader:
             value = self._factorial(value)
         if self._next() == "^":
             self._take()
-            value = self._times(value, _DEGREE) if self._is_degree() else self._raised(value, self._exponent())
+            value = (
+                self._times(value, RADIANS_PER_DEGREE) if self._is_degree() else self._raised(value, self._exponent())
+            )
             if self._next() == "^":
                 raise UndecidedError("a power without braces")
         return value
@@ -112,6 +114,9 @@ class _Reader:
             raise UndecidedError("x^12: LaTeX reads x^1·2")
         if token.text == "-" and token.kind == "sign":
             raise UndecidedError("x^-1 without braces")
+        if self._next() == "(":  # typed, not set: e^(2x)
+            self._take()
+            return self._until(")")
         return self._argument()
 
     def _factor(self) -> Quotient:
@@ -177,6 +182,8 @@ class _Reader:
                 return self._logarithm()
             case "lg":
                 return logarithm(self._called_on(), 10)
+            case "abs":
+                return call("abs", self._called_on())
             case "exp":
                 return self._raised(exact.atom(("variable", "e")), self._called_on())
             case "binom":
@@ -195,6 +202,9 @@ class _Reader:
             degree = whole
         if self.rest and self.rest[-1].kind == "number" and len(self.rest[-1].text) > 1:
             raise UndecidedError(r"\sqrt12: LaTeX reads √1·2")
+        if self._next() == "(":  # typed, not set: sqrt(2)
+            self._take()
+            return root(self._until(")"), degree)
         return root(self._argument(), degree)
 
     def _logarithm(self) -> Quotient:

@@ -19,6 +19,8 @@ class Scalar:
     unit: Unit | None = None
     letters: str = ""
     """Where it is letters and nothing else: a product, a word, or the letter of a choice."""
+    has_word: bool = False
+    """Three letters in a row, which may be a word that nobody meant as a product."""
     is_decimal: bool = False
     """Written with a decimal point: perhaps rounded."""
 
@@ -74,6 +76,27 @@ class Equation:
     right: Quotient
     name: str | None
     value: Scalar
+    of_argument: Scalar | None = None
+    """`value` with another name for x where the left side is f(x): f(t) = t + 1 is the same function."""
 
 
-Form = Scalar | Words | Row | Braces | Union | Several | Matrix | Equation
+@dataclass(frozen=True, kw_only=True)
+class Ratio:
+    """`3:4`, or a time of the day."""
+
+    parts: tuple[Scalar, ...]
+    half: str = ""
+    """`am` or `pm`."""
+    is_clock: bool = False
+    """Written as a time is: a whole number and two digits."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """`(B) 12`: the letter of a choice, and what it says."""
+
+    letter: str
+    said: "Form"
+
+
+Form = Scalar | Words | Row | Braces | Union | Several | Matrix | Equation | Ratio | Choice

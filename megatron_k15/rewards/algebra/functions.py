@@ -7,8 +7,12 @@ from megatron_k15.rewards.algebra.exact import ONE, Quotient, atom, number
 from megatron_k15.rewards.algebra.undecided import MAX_BITS, MAX_RADICAND, UndecidedError
 
 _HALF = Fraction(1, 2)
-_SINES = {Fraction(0): (0, 0), Fraction(1, 6): (1, 1), Fraction(1, 4): (1, 2), Fraction(1, 3): (1, 3), _HALF: (2, 1)}
-"""x in [0, 1/2] → (a, b) with sin(πx) = a√b/2."""
+_AS_QUOTIENT = {"tan": ("sin", "cos"), "cot": ("cos", "sin"), "sec": (None, "cos"), "csc": (None, "sin")}
+_SINES = {
+    **{Fraction(0): ((0, 1),), Fraction(1, 6): ((2, 1),), Fraction(1, 4): ((2, 2),), Fraction(1, 3): ((2, 3),)},
+    **{_HALF: ((4, 1),), Fraction(1, 12): ((1, 6), (-1, 2)), Fraction(5, 12): ((1, 6), (1, 2))},
+}
+"""x in [0, 1/2] → terms (a, b) with sin(πx) = the sum of a√b, over 4."""
 
 
 def power(base: Quotient, exponent: Quotient) -> Quotient:
@@ -31,6 +35,8 @@ def _check_growth(base: Quotient, exponent: int) -> None:
 
 def _symbolic_power(base: Quotient, exponent: Quotient) -> Quotient:
     """b^(n + 2m + 3) = b^n · (b^m)² · b³, so that sums of exponents meet products of powers."""
+    if base == atom(("variable", "e")) and (turned := _turned(exponent)):
+        return turned
     if exponent.bottom != ONE:
         return atom(("power", base, exponent))
     result = number(1)
@@ -46,6 +52,16 @@ def _symbolic_power(base: Quotient, exponent: Quotient) -> Quotient:
         _check_growth(factor, int(coefficient))
         result = exact.times(result, exact.whole_power(factor, int(coefficient)))
     return result
+
+
+def _turned(exponent: Quotient) -> Quotient | None:
+    """e^(iπx) = cos πx + i sin πx, where these are known."""
+    imaginary = atom(exact.IMAGINARY)
+    turns = _times_pi(exact.minus(exact.times(exponent, imaginary)))
+    if not turns:
+        return None
+    real, height = _sine(turns + _HALF), _sine(turns)
+    return exact.plus(real, exact.times(imaginary, height)) if real and height else None
 
 
 def _base_power(base: Quotient, exponent: Quotient) -> Quotient:
@@ -116,9 +132,12 @@ def call(function: str, argument: Quotient) -> Quotient:
     constant = argument.constant
     if function == "abs" and constant is not None:
         return number(abs(constant))
-    if function in ("sin", "cos", "tan") and (turns := _times_pi(argument)) is not None:
-        return _at_angle(function, turns) or atom(("call", function, argument))
-    return atom(("call", function, argument))
+    if function in _AS_QUOTIENT:
+        above, below = (call(name, argument) if name else number(1) for name in _AS_QUOTIENT[function])
+        return exact.over(above, below)
+    turns = _times_pi(argument) if function in ("sin", "cos") else None
+    known = None if turns is None else _sine(turns if function == "sin" else turns + _HALF)
+    return known or atom(("call", function, argument))
 
 
 def _times_pi(value: Quotient) -> Fraction | None:
@@ -129,19 +148,15 @@ def _times_pi(value: Quotient) -> Fraction | None:
     return coefficient if coefficient is not None and len(value.top) == 1 and value.bottom == ONE else None
 
 
-def _at_angle(function: str, turns: Fraction) -> Quotient | None:
-    if function == "cos":
-        return _sine(turns + _HALF)
-    if function == "sin":
-        return _sine(turns)
-    above, below = _sine(turns), _sine(turns + _HALF)
-    return exact.over(above, below) if above and below and below.top else None
-
-
 def _sine(turns: Fraction) -> Quotient | None:
-    """sin(πx) for multiples of π/6 and π/4."""
+    """sin(πx) for multiples of π/12."""
     turns %= 2
     sign = 1 if turns <= 1 else -1
     turns %= 1
     known = _SINES.get(min(turns, 1 - turns))
-    return exact.times(number(Fraction(sign * known[0], 2)), exact.square_root(Fraction(known[1]))) if known else None
+    if known is None:
+        return None
+    total = number(0)
+    for times, radicand in known:
+        total = exact.plus(total, exact.times(number(Fraction(sign * times, 4)), exact.square_root(Fraction(radicand))))
+    return total

@@ -3,19 +3,35 @@
 An inequality in one letter is the interval that it describes.
 """
 
+import re
 from collections.abc import Sequence
 
 from megatron_k15.rewards.algebra import exact
 from megatron_k15.rewards.algebra.expression import value_of
-from megatron_k15.rewards.algebra.forms import Braces, Equation, Form, Matrix, Row, Scalar, Several, Union, Words
-from megatron_k15.rewards.algebra.latex import Token, tokens
+from megatron_k15.rewards.algebra.forms import (
+    Braces,
+    Choice,
+    Equation,
+    Form,
+    Matrix,
+    Ratio,
+    Row,
+    Scalar,
+    Several,
+    Union,
+    Words,
+)
+from megatron_k15.rewards.algebra.latex import Token, spelled, tokens
 from megatron_k15.rewards.algebra.measured import measured
-from megatron_k15.rewards.algebra.splitting import closes_at_end, spelled, split, without_or
+from megatron_k15.rewards.algebra.splitting import closes_at_end, split, without_or
 from megatron_k15.rewards.algebra.undecided import MAX_DEPTH, UndecidedError
 
 INFINITY = exact.atom(("variable", "∞"))
 EVERYTHING_BELOW, EVERYTHING_ABOVE = Scalar(value=exact.minus(INFINITY)), Scalar(value=INFINITY)
 _FLIPPED = {"<": ">", ">": "<", "\\le": "\\ge", "\\ge": "\\le"}
+_CHOICE = re.compile(r"\([A-E]\)")
+_CLOCK = re.compile(r"[0-5][0-9]", re.ASCII)
+_NUMBERS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
 _EMPTY = frozenset({"no solution", "no solutions", "empty set", "none", "无解", "空集"})
 
 
@@ -30,10 +46,23 @@ def read(answer: str) -> Form:
 def _several(found: Sequence[Token], depth: int) -> Form:
     if depth > MAX_DEPTH:
         raise UndecidedError("deep nesting")
-    if depth == 0 and (words := _words(found)):
-        return words
+    if depth == 0 and (whole := _words(found) or _choice(found)):
+        return whole
     parts = _parts(found, depth)
     return parts[0] if len(parts) == 1 else Several(parts=parts)
+
+
+def _choice(found: Sequence[Token]) -> Choice | None:
+    r"""`(B) 12`, `\textbf{(B)}\ 12`."""
+    if found[0].kind == "text" and _CHOICE.fullmatch(found[0].text):
+        letter, said = found[0].text[1], found[1:]
+    elif _CHOICE.fullmatch("".join(token.text for token in found[:3])) and len(found) > 3 and found[3].spaced:
+        letter, said = found[1].text, found[3:]
+        if said[0].text in ("+", "-", "="):
+            raise UndecidedError("(A) - 5: a choice, or a difference?")
+    else:
+        return None
+    return Choice(letter=letter, said=_several(said, 1)) if said else None
 
 
 def _parts(found: Sequence[Token], depth: int) -> tuple[Form, ...]:
@@ -58,12 +87,29 @@ def _item(part: list[Token], depth: int) -> Form:
         return Union(parts=tuple(_item(list(member), depth + 1) for member in unions))
     if len(inside := split(part, "\\in")) == 2:
         return _item(_of_variable(inside), depth + 1)
+    if len(sides := split(part, ":")) > 1:
+        return _ratio(sides)
+    if [token.text for token in part] == ["mathbb", "{", "R", "}"]:
+        return Row(opening="(", closing=")", parts=(EVERYTHING_BELOW, EVERYTHING_ABOVE))
     if words := _words(part):
         return words
     sides, signs = _relation(part)
     if signs:
         return _equation(sides) if signs == ["="] else _inequality(sides, signs)
     return _bracketed(part, depth) or _scalar(part)
+
+
+def _ratio(sides: list[list[Token]]) -> Ratio:
+    """Parts between colons, the last one perhaps with a.m. or p.m."""
+    last = sides[-1]
+    length = next((index for index, token in enumerate(last) if token.kind in ("text", "letter")), len(last))
+    half = "".join(token.text for token in last[length:]).replace(".", "").replace(" ", "").lower()
+    if half in ("am", "pm"):
+        sides[-1] = last[:length]
+    else:
+        half = ""
+    is_clock = len(sides) <= 3 and all(len(side) == 1 and _CLOCK.fullmatch(side[0].text) for side in sides[1:])
+    return Ratio(parts=tuple(_scalar(side) for side in sides), half=half, is_clock=is_clock)
 
 
 def _of_variable(sides: Sequence[list[Token]]) -> list[Token]:
@@ -83,13 +129,19 @@ def _words(part: Sequence[Token]) -> Form | None:
         if len(text) == 1 or (len(text) == 3 and text[0] == "(" and text[2] == ")"):
             letter = part[0].text.strip("(). ")
             return Scalar(value=exact.atom(("variable", letter)), letters=letter)
-        return Braces(parts=()) if text in _EMPTY else Words(text=text)
+        return _said(text)
     if len(part) >= 3 and all(token.kind == "letter" for token in part):
         words = "".join(f" {token.text}" if token.spaced else token.text for token in part).lower().split()
         text = " ".join(words)
         if min(map(len, words)) >= 2:
-            return Braces(parts=()) if text in _EMPTY else Words(text=text)
+            return _said(text)
     return None
+
+
+def _said(text: str) -> Form:
+    if text in _NUMBERS:
+        return Scalar(value=exact.number(_NUMBERS.index(text)))
+    return Braces(parts=()) if text in _EMPTY else Words(text=text)
 
 
 def _relation(part: Sequence[Token]) -> tuple[list[list[Token]], list[str]]:
@@ -113,16 +165,23 @@ def _equation(sides: Sequence[list[Token]]) -> Equation:
         raise UndecidedError("an equation without a side")
     value = _scalar(right)
     if _is_function(left):
-        return Equation(left=None, right=value.value, name=left[0].text, value=value)
+        renamed = _scalar(_with_renamed_argument(left, right))
+        return Equation(left=None, right=value.value, name=left[0].text, value=value, of_argument=renamed)
     side = value_of(left)
     name = _variable(side)
     return Equation(left=side, right=value.value, name=name, value=value)
 
 
+def _with_renamed_argument(left: Sequence[Token], right: Sequence[Token]) -> list[Token]:
+    """The right side of f(t) = …, with one name for every t."""
+    name = (left[2].kind, left[2].text)
+    return [Token("letter", "argument", token.spaced) if (token.kind, token.text) == name else token for token in right]
+
+
 def _is_function(part: Sequence[Token]) -> bool:
     """`f(x)`."""
     texts = [token.text for token in part]
-    return len(part) == 4 and part[0].kind == "letter" and texts[1] == "(" and texts[3] == ")"
+    return len(part) == 4 and part[0].kind == part[2].kind == "letter" and texts[1] == "(" and texts[3] == ")"
 
 
 def _variable(value: exact.Quotient) -> str | None:
@@ -209,5 +268,13 @@ def _scalar(part: list[Token]) -> Scalar:
         value=value_of(number),
         unit=unit,
         letters="".join(token.text for token in number) if all(token.kind == "letter" for token in number) else "",
+        has_word=_has_word(number),
         is_decimal=any(token.kind == "number" and "." in token.text for token in number),
+    )
+
+
+def _has_word(part: Sequence[Token]) -> bool:
+    return any(
+        all(token.kind == "letter" for token in three) and not any(token.spaced for token in three[1:])
+        for three in zip(part, part[1:], part[2:], strict=False)
     )

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from megatron_k15.rewards.algebra.latex import Token
+from megatron_k15.rewards.algebra.latex import Token, spelled
 from megatron_k15.rewards.algebra.undecided import UndecidedError
 
 _OPEN = frozenset({"(", "[", "{", "\\{"})
@@ -72,7 +72,3 @@ def _length_of_and(tokens: Sequence[Token], index: int) -> int:
         if "".join(t.text for t in letters) == word and not any(t.spaced for t in letters[1:]):
             return len(word) if end < len(tokens) and tokens[end].spaced else 0
     return 0
-
-
-def spelled(token: Token) -> str:
-    return f"\\{token.text}" if token.kind == "command" else token.text

@@ -4,6 +4,8 @@ are compared as words."""
 from dataclasses import dataclass
 from fractions import Fraction
 
+from megatron_k15.rewards.algebra.undecided import UndecidedError
+
 
 @dataclass(frozen=True, kw_only=True)
 class Unit:
@@ -30,12 +32,14 @@ _TABLE = {
         **{"day days 天": "86400", "week weeks 周": "604800", "year years 年": "31557600"},
     },
     "volume": {"L l litre litres liter liters 升": "1", "mL ml millilitres milliliters 毫升": "1/1000"},
-    "speed": {"m/s 米/秒": "1", "km/h kph 千米/小时": "5/18"},
-    "dollars": {"$ dollar dollars 美元": "1", "cent cents": "1/100"},
+    "speed": {"m/s 米/秒": "1", "km/h kph 千米/小时": "5/18", "mph": "0.44704"},
+    "dollars": {"$ USD dollar dollars 美元": "1", "cent cents": "1/100"},
     "yuan": {"yuan 元": "1", "角": "1/10"},
     "angle": {"degree degrees deg 度": "1"},
     "share": {"% percent": "1/100"},
+    "resistance": {"Ω ohm ohms 欧 欧姆": "1"},
     "temperature": {"℃ 摄氏度": "1"},
+    "temperature on another scale": {"℉ 华氏度": "1"},
 }
 UNITS = {
     name: Unit(measures=measures, size=Fraction(size))
@@ -43,12 +47,35 @@ UNITS = {
     for names, size in units.items()
     for name in names.split()
 }
+_NAMES = {
+    "degrees Celsius": "℃",
+    "degrees celsius": "℃",
+    "degrees Fahrenheit": "℉",
+    "degrees fahrenheit": "℉",
+    "miles per hour": "mph",
+    "meters per second": "m/s",
+    "metres per second": "m/s",
+    "kilometers per hour": "km/h",
+}
+_COUNTS = {
+    **{"dozen": 12, "hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12},
+    **{"百": 100, "千": 1000, "万": 10**4, "亿": 10**8},
+}
 _POWERS = {"平方": 2, "立方": 3, "square ": 2, "sq ": 2, "cubic ": 3}
 
 
 def unit_named(text: str, power: int = 1) -> Unit:
-    """The unit that `text` names, squared or cubed as it says; a word of its own where it is not in the table."""
+    """The unit that `text` names, squared or cubed as it says; a word of its own where it is not in the table.
+
+    Raises:
+        UndecidedError: such as "million dollars".
+    """
     name = text.strip().rstrip(".")
+    name = _NAMES.get(name, name)
+    if name in _COUNTS:
+        return Unit(measures="count", size=Fraction(_COUNTS[name]))
+    if not is_known(name) and name.startswith(tuple(_COUNTS)):
+        raise UndecidedError("a number partly in words")
     for prefix, raised in _POWERS.items():
         if name.startswith(prefix):
             name, power = name.removeprefix(prefix), raised
@@ -56,6 +83,11 @@ def unit_named(text: str, power: int = 1) -> Unit:
     if found is None:
         return Unit(measures=f"{name.lower().removesuffix('s')}^{power}", size=Fraction(1), is_known=False)
     return found if power == 1 else Unit(measures=f"{found.measures}^{power}", size=found.size**power)
+
+
+def base(number: int) -> Unit:
+    """Of digits in another number system, which may be left out like a unit."""
+    return Unit(measures=f"base {number}", size=Fraction(1))
 
 
 def is_known(text: str) -> bool:
