@@ -64,6 +64,9 @@ class Trainer:
         self.optimizer = build_optimizer(config, self._chunks, context, dtype=dtype)
         model_config = chunks[0].config
         model_config.finalize_model_grads_func = self._finalize_gradients
+        # The optimizer's shards hold autograd's nodes, these the backward hooks, these the model, and the model by this
+        # function the optimizer: a circle through C++, which Python's garbage collector cannot see.
+        context.at_end.callback(setattr, model_config, "finalize_model_grads_func", None)
         self._run = get_forward_backward_func()
 
     def tensors(self) -> Iterator[Tensor]:
