@@ -24,6 +24,8 @@ EXPECTED_WARNINGS = (
     "full scope is deprecated",  # megatron-core 0.16.1 on its own default
     "The .grad attribute of a Tensor that is not a leaf",  # its distributed optimizer looks at every shard's
     ".*torch.distributed.* is deprecated",  # its calls, torch 2.13's new names
+    "`load_state_dict` is deprecated",  # the same, when a checkpoint is read
+    "Please use DTensor instead",  # its checkpoints are of ShardedTensor
 )
 """Of the pinned libraries about each other, nothing a user can act on: each would be printed at every start."""
 

@@ -22,7 +22,7 @@ def _run(name: str, *arguments: object, repeats: int = 1) -> dict:
     words = map(str, (BENCHMARKS / name, "--repeats", repeats, *arguments))
     command = [sys.executable, "-W", "ignore", *words]
     environment = {**os.environ, "PYTHONPATH": str(BENCHMARKS.parent)}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     (line,) = done.stdout.splitlines()
     return json.loads(line)

@@ -3,6 +3,7 @@
 import json
 import os
 import queue
+import re
 import signal
 import subprocess
 import sys
@@ -12,10 +13,7 @@ import uuid
 from pathlib import Path
 from typing import Self
 
-from tests.launch import ROOT
-
-MARK = "K15_TEST_RUN"
-"""Every process of a run inherits this variable, so that none can hide."""
+from tests.launch import MARK, ROOT, kill_marked, marked
 
 
 def write_prompts(directory: Path, *, num_train: int = 24, num_held_out: int = 4) -> list[str]:
@@ -80,8 +78,7 @@ class TrainRun:
         return self
 
     def __exit__(self, *error: object) -> None:
-        for pid in self.processes():
-            os.kill(pid, signal.SIGKILL)
+        kill_marked(self.mark)
 
     def wait_for(self, text: str, seconds: float) -> str:
         """The next line with `text` in it."""
@@ -91,11 +88,15 @@ class TrainRun:
                 return line
         raise AssertionError(f"no {text!r} within {seconds} s:\n" + "\n".join(self.lines[-40:]))
 
-    def wait_for_next(self, text: str, seconds: float) -> str:
-        """As `wait_for`, past what is printed already."""
+    def wait_for_next(self, pattern: str, seconds: float) -> str:
+        """As `wait_for` with a regular expression, past what is printed already."""
         while not self._queue.empty():
             self._next_line(time.monotonic())
-        return self.wait_for(text, seconds)
+        deadline = time.monotonic() + seconds
+        while (line := self._next_line(deadline)) is not None:
+            if re.search(pattern, line):
+                return line
+        raise AssertionError(f"no {pattern!r} within {seconds} s:\n" + "\n".join(self.lines[-40:]))
 
     def finish(self, seconds: float) -> int:
         """The exit code; all output is in `lines` then."""
@@ -111,16 +112,7 @@ class TrainRun:
 
     def processes(self, name: str = "") -> list[int]:
         """Process ids of the run whose command line has `name` in it."""
-        found = []
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit():
-                try:
-                    if self.mark in (entry / "environ").read_text(errors="replace"):
-                        command = (entry / "cmdline").read_text(errors="replace")
-                        found += [int(entry.name)] if name in command else []
-                except OSError:
-                    continue
-        return found
+        return marked(self.mark, name)
 
     def leftovers(self, seconds: float = 20.0) -> list[str]:
         """Processes and shared memory that are still there; the guardians get a moment to clear up."""

@@ -10,7 +10,7 @@
 | `Tensor.type() == "torch.cuda.FloatTensor"`                  | answers the CUDA name  | optimizer's type switch   |
 | `torch.cuda.get_rng_state`, `set_rng_state`, `manual_seed`   | the CPU generator      | TP RNG tracker, recompute |
 | `pin_memory=True`                                            | dropped                | rope, dynamic shapes      |
-| the advice to set `CUDA_DEVICE_MAX_CONNECTIONS`              | not printed            | sequence parallel layers  |
+| the advice to set `CUDA_DEVICE_MAX_CONNECTIONS`              | not printed            | tensor parallel layers    |
 
 `redirect_cuda()` is called once by `parallel.context.initialize`, and only where no GPU is present.
 """
@@ -75,7 +75,7 @@ def redirect_cuda() -> None:
     _redirect_functions()
     _redirect_tensors()
     warnings.filterwarnings(
-        "ignore", "When using sequence parallelism it is recommended to set the environment variable"
+        "ignore", r"When using (sequence parallelism|async grad allreduce) it is recommended to set the environment"
     )
     mode = _CudaArgumentsToCpu()
     mode.__enter__()

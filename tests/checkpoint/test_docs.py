@@ -27,7 +27,7 @@ def test_a_refusal_is_one_line_and_a_failing_exit_status(tmp_path: Path) -> None
         [sys.executable, str(TOOL), "--direction", "hf-to-megatron", *paths],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
         check=False,
     )
     assert result.returncode == 1

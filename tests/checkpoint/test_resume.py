@@ -32,7 +32,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, st
     try:
         (work / "full" / "hf").mkdir()
         (work / "full" / "hf" / "config.json").write_text("{}")
-        output = run_ranks(SCRIPT, 2, "write", str(work), timeout=150)
+        output = run_ranks(SCRIPT, 2, "write", str(work))
         yield work, output
     finally:
         for name in disks:
@@ -50,7 +50,7 @@ def test_export_is_the_source_bit_for_bit_at_every_layout(written: tuple[Path, s
 def test_a_checkpoint_loads_at_other_layouts(written: tuple[Path, str]) -> None:
     """Saved at TP 2; loaded on one rank, on two data-parallel ranks, at TP 2 and at PP 2."""
     work, _ = written
-    run_ranks(SCRIPT, 1, "read", str(work), timeout=120)
+    run_ranks(SCRIPT, 1, "read", str(work))
     for layout in ("1x1x1", *LAYOUTS):
         assert_same(work / "hf", work / f"loaded_{layout}")
 

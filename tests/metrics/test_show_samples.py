@@ -14,7 +14,7 @@ def run_in(folder: Path, command: str) -> subprocess.CompletedProcess[str]:
     program, script, *arguments = command.split()
     assert program == "python"
     words = [sys.executable, str(ROOT / script), *arguments]
-    return subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=60)
+    return subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=180)
 
 
 def commands() -> list[str]:

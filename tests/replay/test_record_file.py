@@ -85,7 +85,7 @@ def test_a_full_disk_is_one_clear_error_and_keeps_what_was_there(tmp_path: Path)
     """A limit on the file's size stands for the full disk: the second append writes some and then fails."""
     path = tmp_path / "log"
     done = subprocess.run(
-        [sys.executable, "-c", FILL, path], capture_output=True, text=True, cwd=ROOT, timeout=60, check=False
+        [sys.executable, "-c", FILL, path], capture_output=True, text=True, cwd=ROOT, timeout=180, check=False
     )
     assert done.returncode == 0, done.stderr
     assert f"the replay buffer must write {path}: File too large" in done.stdout

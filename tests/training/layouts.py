@@ -49,7 +49,7 @@ def run_layouts(model_dir: Path, out_dir: Path, *, num_ranks: tuple[int, ...] = 
     """Layout name → what one update gave under it: logprobs before and after, gradients, weights, published weights."""
     for count in num_ranks:
         script = ROOT / "tests/training/layout_ranks.py"
-        run_ranks(script, count, str(model_dir), str(out_dir), json.dumps(LAYOUTS[count]), timeout=400)
+        run_ranks(script, count, str(model_dir), str(out_dir), json.dumps(LAYOUTS[count]))
     return {layout["name"]: merge(out_dir, layout["name"]) for count in num_ranks for layout in LAYOUTS[count]}
 
 

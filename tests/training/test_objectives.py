@@ -41,7 +41,7 @@ def ranks(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> tup
     directory = tmp_path_factory.mktemp("objectives")
     models = {"untied": tiny_model_dir, "tied": make_tiny_model(directory / "model", tied=True)}
     layouts = [{"name": name, "model": str(models[name.split()[0]]), **layout} for name, layout in LAYOUTS.items()]
-    run_ranks(ROOT / "tests/training/objective_ranks.py", 4, str(directory), json.dumps(layouts), timeout=300)
+    run_ranks(ROOT / "tests/training/objective_ranks.py", 4, str(directory), json.dumps(layouts))
     return models, directory
 
 

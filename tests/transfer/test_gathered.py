@@ -39,7 +39,7 @@ def gathered(tmp_path_factory: pytest.TempPathFactory) -> Path:
     build(directory / "tied", "qwen3", tied=True, **sizes)
     build(directory / "biased", "qwen2", tied=False, **sizes)
     script = ROOT / "tests/transfer/gather_ranks.py"
-    run_ranks(script, NUM_RANKS, str(directory), str(directory), json.dumps(LAYOUTS), timeout=180)
+    run_ranks(script, NUM_RANKS, str(directory), str(directory), json.dumps(LAYOUTS))
     return directory
 
 

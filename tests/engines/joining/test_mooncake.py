@@ -61,7 +61,7 @@ def test_bytes_arrive_by_mooncake(tiny_model_dir: Path) -> None:
         command = [sys.executable, "-c", READER, url, TOKEN, json.dumps(info)]
         try:
             done = await asyncio.to_thread(
-                subprocess.run, command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+                subprocess.run, command, cwd=ROOT, capture_output=True, text=True, timeout=180, check=False
             )
         finally:
             await door.close()
@@ -80,7 +80,7 @@ def test_without_the_package_that_is_said() -> None:
     code = "import sys; sys.modules['mooncake.engine'] = None\n"
     code += "from megatron_k15.engines.joining.mooncake import MooncakeReader; MooncakeReader('127.0.0.1', 'tcp')"
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=180, check=False
     )
     assert "needs mooncake-transfer-engine on both sides" in done.stderr
 
