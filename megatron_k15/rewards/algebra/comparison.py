@@ -152,7 +152,9 @@ def _one_unit(given: Scalar, reference: Scalar) -> Decided:
     if with_unit.unit.measures == "angle":
         return as_written or exact.same(exact.times(with_unit.value, RADIANS_PER_DEGREE), without.value) or None
     if with_unit.unit.measures == "count":
-        return _values(given, reference, _in_first_unit(with_unit), without.value)
+        verdict = _values(given, reference, _in_first_unit(with_unit), without.value)
+        # Three quarters may be three coins.
+        return verdict or None if with_unit.unit.size < 1 else verdict
     if with_unit.unit.measures != "share":
         # `2 abc` may be a product after all.
         return as_written if with_unit.unit.is_known or without.constant is not None else as_written or None

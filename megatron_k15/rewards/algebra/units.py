@@ -57,10 +57,20 @@ _NAMES = {
     "metres per second": "m/s",
     "kilometers per hour": "km/h",
 }
-_COUNTS = {
+_COUNTS: dict[str, int | str] = {
     **{"dozen": 12, "hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12},
     **{"百": 100, "千": 1000, "万": 10**4, "亿": 10**8},
+    **{"half": "1/2", "halves": "1/2", "quarter": "1/4", "quarters": "1/4"},
+    **{
+        f"{name}{plural}": f"1/{number}"
+        for number, name in {
+            **{3: "third", 4: "fourth", 5: "fifth", 6: "sixth", 7: "seventh", 8: "eighth", 9: "ninth", 10: "tenth"},
+            **{12: "twelfth", 100: "hundredth", 1000: "thousandth"},
+        }.items()
+        for plural in ("", "s")
+    },
 }
+_NOT_UNITS = frozenset(["squared", "cubed", "factorial", "plus", "minus", "negative", "modulo"])
 _POWERS = {"平方": 2, "立方": 3, "square ": 2, "sq ": 2, "cubic ": 3}
 
 
@@ -74,7 +84,7 @@ def unit_named(text: str, power: int = 1) -> Unit:
     name = _NAMES.get(name, name)
     if name in _COUNTS:
         return Unit(measures="count", size=Fraction(_COUNTS[name]))
-    if not is_known(name) and name.startswith(tuple(_COUNTS)):
+    if not is_known(name) and (name.startswith(tuple(_COUNTS)) or _NOT_UNITS & set(name.split())):
         raise UndecidedError("a number partly in words")
     for prefix, raised in _POWERS.items():
         if name.startswith(prefix):
