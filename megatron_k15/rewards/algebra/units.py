@@ -82,6 +82,8 @@ def unit_named(text: str, power: int = 1) -> Unit:
     """
     name = text.strip().rstrip(".")
     name = _NAMES.get(name, name)
+    if (half := name.replace(".", "").lower()) in ("am", "pm"):  # only as text: typed, 3am may be a product
+        return Unit(measures=half, size=Fraction(1))
     if name in _COUNTS:
         return Unit(measures="count", size=Fraction(_COUNTS[name]))
     if not is_known(name) and (name.startswith(tuple(_COUNTS)) or _NOT_UNITS & set(name.split())):
