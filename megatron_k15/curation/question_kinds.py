@@ -10,10 +10,15 @@ from megatron_k15.curation.outcome import Candidate, Reason
 from megatron_k15.curation.settings import CurationSettings
 
 _OPTION = re.compile(r"(?:^|[\s(（【\[;；。.?？$])\(?（?([A-HＡ-Ｈ])[)）.．、:：]\s*\S")
+_CLEAR_OPTION = re.compile(
+    r"(?:^|\n)\s*\(?（?([A-HＡ-Ｈ])[)）.．、:：]\s*\S|(?:^|[\s(（【\[;；。.?？$])\(?（?([A-HＡ-Ｈ])[)）．、]\s*\S"
+)
+_SMALL_OPTION = re.compile(r"(?:^|[\s(;.?])\(?([a-h])\)\s*\S")
 _CHOICE_WORDS = re.compile(
     r"\bwhich (?:one )?of the (?:following|these|options|choices|statements)\b|\bmultiple[- ]choice\b"
     r"|\b(?:choose|select|pick) (?:the |an? |one )?(?:\w+ )?(?:correct|best|right|most appropriate)?\s?"
-    r"(?:answer|option|choice|letter)\b|\banswer choices\b|\b(?:options|choices) are\b|\bOptions:"
+    r"(?:answer|option|choice|letter)\b|\bselect all that apply\b|\banswer choices\b"
+    r"|\b(?:options|choices) are\b|\bOptions:"
     r"|下列.{0,24}(?:正确|错误|不正确|成立|符合|属于|是)的?(?:是|有|为)|单选|多选|选择题|选出|以下哪|下列哪",
     re.IGNORECASE,
 )
@@ -29,8 +34,10 @@ _TRUE_FALSE_ANSWERS = frozenset(
     | {"对", "错", "正确", "错误", "是", "否", "√", "×", "真", "假"}
 )
 _PROOF = re.compile(
-    r"(?:^|[.?!:;,\n(]\s*|\b(?:and|then|to|must|can you|please) )(?:prove|disprove)\b(?! (?:useful|that you))"
-    r"|\b(?:show|demonstrate|verify|establish) that\b|\bgive a (?:rigorous |formal )?proof\b|\bproof of\b"
+    r"(?:^|[.?!:;,\n(]\s*|\b(?:and|then|to|must|can you|please) )(?:prove|disprove)\b(?! (?:useful|that you|yourself))"
+    r"|\b(?:show|demonstrate|verify|establish|deduce|justify) (?:that|the (?:identity|inequality|claim|formula))\b"
+    r"|(?:^|[.!?]\s+|\n\s*)show (?!your|all|each)[^.?!]{1,60}\b(?:is|are|has|converges|equals)\b"
+    r"|\bgive a (?:rigorous |formal )?proof\b|\bproof of\b"
     r"|证明(?!书)|求证|试证",
     re.IGNORECASE,
 )
@@ -38,8 +45,16 @@ _ASKS_FOR_VALUE = re.compile(
     r"\b(?:find|compute|calculate|evaluate|determine|what is|how many|how much|solve)\b|求(?!证)|计算|多少|等于几",
     re.IGNORECASE,
 )
+_PROOF_OF_ANSWER = re.compile(
+    r"\b(?:and|then) (?:prove|justify) (?:your|this|the) (?:answer|claim|result|conclusion)\b"
+    r"|并证明(?:你的)?(?:结论|答案)",
+    re.IGNORECASE,
+)
 _LETTER_RUNS = frozenset(run[:length] for run in ("ABCDEFGH", "ＡＢＣＤＥＦＧＨ") for length in range(3, 9))
-_LETTERS = re.compile(r"(?:\\text\{)?\(?[A-H](?:\s*[,，、]?\s*[A-H]){0,7}\)?\}?[.。]?", re.ASCII)
+_LETTERS = re.compile(
+    r"(?:\\text\{)?\(?[A-HＡ-Ｈ](?:\s*[,，、]?\s*[A-HＡ-Ｈ]){0,7}\)?\}?[.。]?"
+    r"|\(?[a-h]\)?|(?:I{1,3}|IV)(?:,? and (?:I{1,3}|IV))?"
+)
 
 
 def check_kind(candidate: Candidate, settings: CurationSettings) -> Candidate:
@@ -63,17 +78,23 @@ def question_kind(text: str, answer: str) -> tuple[Reason, str] | None:
         return "true_false", f"the answer is {answer!r}"
     if found := _TRUE_FALSE.search(text):
         return "true_false", f"{found[0].strip()!r}"
-    if (found := _PROOF.search(text)) and not _asks_for_value_after(text, found.end(), answer):
+    found = _PROOF.search(text)
+    if found and not _asks_for_value_after(text, found.end(), answer) and not _is_proof_of_answer(text, answer):
         return "proof", f"{found[0].strip()!r}"
     return None
 
 
 def _multiple_choice(text: str, answer: str) -> str | None:
     options = sorted(set(_OPTION.findall(text)))
-    if len(options) >= 3 and "".join(options) in _LETTER_RUNS:
-        return f"options {', '.join(options)}"
+    clear = sorted({one or other for one, other in _CLEAR_OPTION.findall(text)})
+    small = sorted({letter.upper() for letter in _SMALL_OPTION.findall(text)})
+    # `Team A: 10 points, Team B: …` looks like options, (a), (b), (c) may be questions: there the answer decides.
+    is_letter = _LETTERS.fullmatch(answer) is not None
+    for found, is_clear in ((clear, True), (options, is_letter or len(options) > 3), (small, is_letter)):
+        if is_clear and len(found) >= 3 and "".join(found) in _LETTER_RUNS:
+            return f"options {', '.join(found)}"
     words = _CHOICE_WORDS.search(text)
-    if words and (len(options) >= 2 or _LETTERS.fullmatch(answer)):
+    if words and (len(options) >= 2 or is_letter):
         return f"{words[0].strip()!r}"
     return None
 
@@ -81,3 +102,8 @@ def _multiple_choice(text: str, answer: str) -> str | None:
 def _asks_for_value_after(text: str, position: int, answer: str) -> bool:
     """ "Show that f is even, and find f(2)" has an answer to check, if the reference is a value."""
     return bool(_ASKS_FOR_VALUE.search(text[position:])) and 0 < len(answer) <= 40
+
+
+def _is_proof_of_answer(text: str, answer: str) -> bool:
+    """ "How many are there? Prove your answer" has one to check, if the reference is a value."""
+    return bool(_PROOF_OF_ANSWER.search(text)) and 0 < len(answer) <= 40

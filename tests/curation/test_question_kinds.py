@@ -12,6 +12,10 @@ MULTIPLE_CHOICE = [
     ("下列说法正确的是（　　）A．0是正数 B．0是负数 C．0是整数 D．0不是有理数", "C"),
     ("Select the correct option: the roots of x^2=4", "B"),
     ("以下哪个数最大", "D"),
+    ("Which of the following is a prime? a) 4 b) 6 c) 7 d) 9", "c"),
+    ("Select all that apply: I. x>0 II. x<0 III. x=0", "I and II"),
+    ("What is 2+2? A. 3 B. 4 C. 5 D. 6", "4"),
+    ("若a>b，则（　　）\nA. a+1>b+1\nB. a<b\nC. ac>bc", "a+1>b+1"),
     ("已知集合，则（Ａ）空集（Ｂ）全集（Ｃ）其他", "Ｃ"),
 ]
 TRUE_FALSE = [
@@ -32,6 +36,9 @@ PROOFS = [
     ("Give a rigorous proof of Fermat's little theorem.", "-"),
     ("求证：等腰三角形的两个底角相等。", "略"),
     ("证明：若n为整数，则n(n+1)是偶数。", "略"),
+    ("Demonstrate the identity sin^2 x + cos^2 x = 1.", "1"),
+    ("Let f be a polynomial. Show f is continuous on R.", "-"),
+    ("Deduce that n must be even.", "-"),
 ]
 EVALUABLE = [
     ("A triangle has sides 3, 4 and 5. What is its area?", "6"),
@@ -40,6 +47,11 @@ EVALUABLE = [
     ("求方程x^2-5x+6=0的两根之和。", "5"),
     ("The proof of age card costs 5 dollars; with tax of 10%, what is the total?", "5.5"),
     ("Let A be 3 and B be 4. Compute A + B.", "7"),
+    ("Team A: 10 points; Team B: 12 points; Team C: 9 points. By how many does B win?", "2"),
+    ("Let f(x)=x^2. (a) Find f(2). (b) Find f(3). (c) Find f(4).", "4, 9, 16"),
+    ("How many such n are there? Find them all and prove your answer.", "3"),
+    ("求满足条件的x的个数，并证明你的结论。", "3"),
+    ("Show your work. What is 12*12?", "144"),
     ("How many of the following numbers are even: 2, 3, 4?", "2"),
     ("In how many ways can a committee choose 2 of 5 people?", "10"),
     ("一张身份证明书的费用是5元，两张多少元？", "10"),
