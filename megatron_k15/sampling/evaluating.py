@@ -11,6 +11,7 @@ from rich.table import Table
 
 from megatron_k15.prompts.question import Question
 from megatron_k15.rewards.answers import extract_answer
+from megatron_k15.rewards.quick_rule import quick_verdict
 from megatron_k15.sampling.accuracy import Estimate, Judged, accuracies, estimate
 from megatron_k15.sampling.samples import Sample
 from megatron_k15.sandbox.fenced_program import extract_program
@@ -39,7 +40,7 @@ def task_result(
     answer_extraction: str,
 ) -> TaskResult:
     judged = [
-        [Judged(_answer(question, sample.text, answer_extraction), sample.correct) for sample in of_question]
+        _judged(question, of_question, answer_extraction)
         for question, of_question in zip(questions, samples, strict=True)
     ]
     return TaskResult(
@@ -50,6 +51,33 @@ def task_result(
         mean_tokens=estimate([fmean(sample.num_tokens for sample in one) for one in samples]),
         share_cut_off=fmean(not sample.is_whole for one in samples for sample in one),
     )
+
+
+def _judged(question: Question, samples: Sequence[Sample], method: str) -> list[Judged]:
+    judged = [Judged(_answer(question, sample.text, method), sample.correct) for sample in samples]
+    return with_one_spelling(judged) if question.task == "math" else judged
+
+
+def with_one_spelling(answers: Sequence[Judged]) -> list[Judged]:
+    r"""Answers to one math problem that are equal get the text of the first of them: 0.5 and \frac12 are one vote each
+    for the same. Right ones equal the reference; of others the quick rule says whether they are equal."""
+    kept: list[Judged] = []
+    found: list[Judged] = []
+    for one in answers:
+        if one.answer is None:
+            found.append(one)
+            continue
+        like = next((other for other in kept if other.correct == one.correct and _equal(one, other)), one)
+        if like is one:
+            kept.append(one)
+        found.append(like)
+    return found
+
+
+def _equal(one: Judged, other: Judged) -> bool:
+    assert one.answer is not None
+    assert other.answer is not None
+    return one.correct or one.answer == other.answer or quick_verdict(one.answer, other.answer) is True
 
 
 def _answer(question: Question, text: str, method: str) -> str | None:

@@ -8,6 +8,7 @@ from statistics import fmean
 import pytest
 
 from megatron_k15.sampling.accuracy import Judged, accuracies, estimate, majority_at_k, pass_at_k
+from megatron_k15.sampling.evaluating import with_one_spelling
 
 
 def test_pass_at_k_is_the_share_of_subsets_with_a_right_answer():
@@ -36,6 +37,20 @@ def test_the_majority_decides_and_ties_are_shared():
     assert majority_at_k([silent], 1) == 0.0
     # Of the three pairs {r r}, {r w}, {r w}: 1, 1/2, 1/2.
     assert majority_at_k([right, right, wrong], 2) == pytest.approx(2 / 3)
+
+
+def test_answers_that_are_equal_are_votes_for_one() -> None:
+    spelled = [
+        ("0.5", True),
+        (r"\frac{2}{4}", True),
+        ("1/3", False),
+        (r"\frac13", False),
+        ("0.25", False),
+        (None, False),
+    ]
+    votes = with_one_spelling([Judged(answer, correct) for answer, correct in spelled])
+    assert [one.answer for one in votes] == ["0.5", "0.5", "1/3", "1/3", "0.25", None]
+    assert [one.correct for one in votes] == [correct for _, correct in spelled]
 
 
 def test_many_subsets_are_drawn_and_come_close():
