@@ -82,16 +82,15 @@ class TrainRun:
 
     def wait_for(self, text: str, seconds: float) -> str:
         """The next line with `text` in it."""
-        deadline = time.monotonic() + seconds
-        while (line := self._next_line(deadline)) is not None:
-            if text in line:
-                return line
-        raise AssertionError(f"no {text!r} within {seconds} s:\n" + "\n".join(self.lines[-40:]))
+        return self._wait_for(re.escape(text), seconds)
 
     def wait_for_next(self, pattern: str, seconds: float) -> str:
         """As `wait_for` with a regular expression, past what is printed already."""
         while not self._queue.empty():
             self._next_line(time.monotonic())
+        return self._wait_for(pattern, seconds)
+
+    def _wait_for(self, pattern: str, seconds: float) -> str:
         deadline = time.monotonic() + seconds
         while (line := self._next_line(deadline)) is not None:
             if re.search(pattern, line):

@@ -79,7 +79,7 @@ def question_kind(text: str, answer: str) -> tuple[Reason, str] | None:
     if found := _TRUE_FALSE.search(text):
         return "true_false", f"{found[0].strip()!r}"
     found = _PROOF.search(text)
-    if found and not _asks_for_value_after(text, found.end(), answer) and not _is_proof_of_answer(text, answer):
+    if found and not _has_value_too(text, found.end(), answer):
         return "proof", f"{found[0].strip()!r}"
     return None
 
@@ -99,11 +99,7 @@ def _multiple_choice(text: str, answer: str) -> str | None:
     return None
 
 
-def _asks_for_value_after(text: str, position: int, answer: str) -> bool:
-    """ "Show that f is even, and find f(2)" has an answer to check, if the reference is a value."""
-    return bool(_ASKS_FOR_VALUE.search(text[position:])) and 0 < len(answer) <= 40
-
-
-def _is_proof_of_answer(text: str, answer: str) -> bool:
-    """ "How many are there? Prove your answer" has one to check, if the reference is a value."""
-    return bool(_PROOF_OF_ANSWER.search(text)) and 0 < len(answer) <= 40
+def _has_value_too(text: str, position: int, answer: str) -> bool:
+    """ "Show that f is even, and find f(2)" and "How many are there? Prove your answer" have an answer to check, if the
+    reference is a value."""
+    return 0 < len(answer) <= 40 and bool(_ASKS_FOR_VALUE.search(text[position:]) or _PROOF_OF_ANSWER.search(text))

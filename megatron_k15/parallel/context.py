@@ -3,7 +3,7 @@
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -35,8 +35,6 @@ class ParallelContext:
     pipeline_size: int
     data_rank: int
     data_size: int
-    at_end: ExitStack
-    """Closed before the groups are destroyed: what would keep them, or the model, in memory for ever."""
 
     @property
     def num_chunks(self) -> int:
@@ -63,8 +61,8 @@ def initialize(config: ParallelConfig, *, seed: int, timeout_seconds: float = 60
             _join(platform, timeout_seconds)
         try:
             _build_groups(config, seed=seed, timeout_seconds=timeout_seconds)
-            with first_failure(), ExitStack() as at_end:
-                yield _context(config, at_end)
+            with first_failure():
+                yield _context(config)
         finally:
             parallel_state.destroy_model_parallel()
             if started_here:
@@ -149,7 +147,7 @@ def _free_port() -> int:
         return probe.getsockname()[1]
 
 
-def _context(config: ParallelConfig, at_end: ExitStack) -> ParallelContext:
+def _context(config: ParallelConfig) -> ParallelContext:
     groups = ProcessGroupCollection.use_mpu_process_groups()
     return ParallelContext(
         platform=choose_platform(int(os.environ.get("LOCAL_RANK", "0"))),
@@ -163,5 +161,4 @@ def _context(config: ParallelConfig, at_end: ExitStack) -> ParallelContext:
         pipeline_size=groups.pp.size(),
         data_rank=groups.dp.rank(),
         data_size=groups.dp.size(),
-        at_end=at_end,
     )

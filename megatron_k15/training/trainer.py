@@ -63,10 +63,9 @@ class Trainer:
         self._chunks: list[DistributedDataParallel] = wrap_data_parallel(chunks, context)
         self.optimizer = build_optimizer(config, self._chunks, context, dtype=dtype)
         model_config = chunks[0].config
-        model_config.finalize_model_grads_func = self._finalize_gradients
-        # The optimizer's shards hold autograd's nodes, these the backward hooks, these the model, and the model by this
-        # function the optimizer: a circle through C++, which Python's garbage collector cannot see.
-        context.at_end.callback(setattr, model_config, "finalize_model_grads_func", None)
+        # Not a method: the optimizer's shards hold autograd's nodes, these the backward hooks, these the model. If the
+        # model led back to the optimizer, that would be a circle through C++, which is never collected.
+        model_config.finalize_model_grads_func = _finalize_gradients
         self._run = get_forward_backward_func()
 
     def tensors(self) -> Iterator[Tensor]:
@@ -172,10 +171,6 @@ class Trainer:
         # A filler pack has no token in the loss, yet every parameter must get its (zero) gradient.
         return loss + 0.0 * hidden.sum(), _no_tokens(hidden), statistics_K
 
-    def _finalize_gradients(self, chunks: Any, num_tokens: Any = None, **options: Any) -> None:
-        """megatron-core's reductions, without its division by the token count: the loss carries its weights."""
-        finalize_model_grads(chunks, None, **options)
-
     def _optimizer_step(self) -> float:
         norm = step(self.optimizer, clip_grad_norm=self.config.clip_grad_norm)
         if not math.isfinite(norm):
@@ -183,6 +178,11 @@ class Trainer:
                 f"the gradient norm must be finite, got {norm}; lower the learning rate or look at the data"
             )
         return norm
+
+
+def _finalize_gradients(chunks: Any, num_tokens: Any = None, **options: Any) -> None:
+    """megatron-core's reductions, without its division by the token count: the loss carries its weights."""
+    finalize_model_grads(chunks, None, **options)
 
 
 def _no_tokens(like: Tensor) -> Tensor:

@@ -8,7 +8,6 @@ from typing import Any
 from tests.documents import ROOT
 
 FILES = tuple(ROOT / "benchmarks" / "answer_pairs" / name for name in ("by_hand.jsonl", "by_program.jsonl"))
-
 WRITTEN_LATER = FILES[0].with_name("written_later.jsonl")
 
 

@@ -6,7 +6,6 @@ import inspect
 import json
 import time
 from collections.abc import Coroutine, Iterator
-from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -263,7 +262,6 @@ def test_on_cpus_it_is_refused(backend: Any, control: UpdateControl, tmp_path: P
         groups=ProcessGroupCollection(),
         **{"rank": 0, "tensor_rank": 0, "pipeline_rank": 0, "data_rank": 0},
         **{"world_size": 1, "tensor_size": 1, "pipeline_size": 1, "data_size": 1},
-        at_end=ExitStack(),
     )
     with pytest.raises(ConfigError, match=f"transfer.backend={backend} needs GPUs"):
         VllmSender([], architecture, context, dtype="bf16", backend=backend, control=control, timeout_seconds=1.0)

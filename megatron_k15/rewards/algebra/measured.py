@@ -55,9 +55,7 @@ def _number_system(part: Sequence[Token]) -> int | None:
     if len(texts) != 3 or texts[1] != "_" or part[0].kind != "number" or not texts[2].isdecimal():
         return None
     system = int(texts[2][:3])
-    return (
-        system if 2 <= system <= 10 and all(digit.isdecimal() and int(digit) < system for digit in texts[0]) else None
-    )
+    return system if 2 <= system <= 10 and set(texts[0]) <= set("0123456789"[:system]) else None
 
 
 def _is_called(part: Sequence[Token]) -> bool:

@@ -25,6 +25,7 @@ from megatron_k15.rewards.algebra.latex import Token, spelled, tokens
 from megatron_k15.rewards.algebra.measured import measured
 from megatron_k15.rewards.algebra.splitting import closes_at_end, split, without_or
 from megatron_k15.rewards.algebra.undecided import MAX_DEPTH, UndecidedError
+from megatron_k15.rewards.algebra.units import half_of_day
 
 INFINITY = exact.atom(("variable", "∞"))
 EVERYTHING_BELOW, EVERYTHING_ABOVE = Scalar(value=exact.minus(INFINITY)), Scalar(value=INFINITY)
@@ -103,11 +104,8 @@ def _ratio(sides: list[list[Token]]) -> Ratio:
     """Parts between colons, the last one perhaps with a.m. or p.m."""
     last = sides[-1]
     length = next((index for index, token in enumerate(last) if token.kind in ("text", "letter")), len(last))
-    half = "".join(token.text for token in last[length:]).replace(".", "").replace(" ", "").lower()
-    if half in ("am", "pm"):
+    if half := half_of_day("".join(token.text for token in last[length:]).replace(" ", "")):
         sides[-1] = last[:length]
-    else:
-        half = ""
     is_clock = len(sides) <= 3 and all(len(side) == 1 and _CLOCK.fullmatch(side[0].text) for side in sides[1:])
     return Ratio(parts=tuple(_scalar(side) for side in sides), half=half, is_clock=is_clock)
 
@@ -149,7 +147,7 @@ def _relation(part: Sequence[Token]) -> tuple[list[list[Token]], list[str]]:
     signs = []
     level = 0
     for token in part:
-        name = f"\\{token.text}" if token.kind == "command" else token.text
+        name = spelled(token)
         level += (name in ("(", "[", "{", "\\{")) - (name in (")", "]", "}", "\\}"))
         if level == 0 and token.kind != "text" and name in ("=", "<", ">", "\\le", "\\ge"):
             signs.append(name)

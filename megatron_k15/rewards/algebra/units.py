@@ -82,7 +82,7 @@ def unit_named(text: str, power: int = 1) -> Unit:
     """
     name = text.strip().rstrip(".")
     name = _NAMES.get(name, name)
-    if (half := name.replace(".", "").lower()) in ("am", "pm"):  # only as text: typed, 3am may be a product
+    if half := half_of_day(name):  # only as text: typed, 3am may be a product
         return Unit(measures=half, size=Fraction(1))
     if name in _COUNTS:
         return Unit(measures="count", size=Fraction(_COUNTS[name]))
@@ -95,6 +95,12 @@ def unit_named(text: str, power: int = 1) -> Unit:
     if found is None:
         return Unit(measures=f"{name.lower().removesuffix('s')}^{power}", size=Fraction(1), is_known=False)
     return found if power == 1 else Unit(measures=f"{found.measures}^{power}", size=found.size**power)
+
+
+def half_of_day(text: str) -> str:
+    """`am` or `pm` where `text` is one of them, with or without dots; empty where it is not."""
+    half = text.replace(".", "").lower()
+    return half if half in ("am", "pm") else ""
 
 
 def base(number: int) -> Unit:
